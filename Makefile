@@ -1,0 +1,35 @@
+# make setup    .venv with diffclass and its tools
+# make demo     classify the packaged pictures; draws out/demo/demo.png
+# make test     the checks and every test
+# make check    formatting, lint, layers, types, spelling
+# make format   rewrite the sources in the house style
+
+BIN := .venv/bin
+
+.PHONY: setup demo test check format lint clean
+
+setup:
+	@scripts/setup
+
+demo: setup
+	$(BIN)/diffclass demo
+
+test: check
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: lint
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/pyright
+
+lint: setup
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/codespell src tests docs benchmarks scripts README.md CHANGELOG.md CONTRIBUTING.md
+
+format: setup
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean:
+	rm -rf build dist out .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

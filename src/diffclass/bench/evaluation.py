@@ -1,0 +1,152 @@
+"""A classifier measured on a data set: a row an image on the disk, then metrics with their intervals."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+from diffclass.bench.recording import configuration, record, recording
+from diffclass.bench.scores import Scores
+from diffclass.data.datasets import Dataset, Progress
+from diffclass.data.images import Resize
+from diffclass.data.results import versions, write_json_atomic
+from diffclass.decide.classifier import DiffusionClassifier
+from diffclass.errors import ConditionError, RangeError
+from diffclass.stats.interval import Estimate
+
+__all__ = ["Evaluation", "evaluate"]
+
+_FORMAT = 1
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Evaluation:
+    """What was measured.
+
+    Args:
+        metrics: by name, each with its 95% interval; None where it could not be measured.
+        notes: by the name of a metric, why it is missing or what it rests on.
+        n_images: of the set, or of the part that was asked for.
+        n_failed: pictures that could not be opened. They are in no metric.
+        failures: id and reason of the first of them.
+        temperature: by which the probabilities of the metrics were calibrated.
+        seconds: of wall time spent on answers, earlier starts of the run included.
+        config: everything that the answers depend on.
+        versions: of the packages, and the machine.
+        out: the folder of the results.
+    """
+
+    metrics: Mapping[str, Estimate | None]
+    notes: Mapping[str, str]
+    n_images: int
+    n_failed: int
+    failures: tuple[tuple[str, str], ...]
+    temperature: float | None
+    seconds: float
+    config: Mapping[str, Any]
+    versions: Mapping[str, Any]
+    out: Path | None
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Answers by the time they took."""
+        return (self.n_images - self.n_failed) / self.seconds if self.seconds > 0 else None
+
+    def summary(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return {
+            "format": _FORMAT,
+            "metrics": {name: None if e is None else asdict(e) for name, e in self.metrics.items()},
+            "notes": dict(self.notes),
+            "n_images": self.n_images,
+            "n_failed": self.n_failed,
+            "failures": [{"id": name, "error": error} for name, error in self.failures],
+            "temperature": self.temperature,
+            "seconds": self.seconds,
+            "images_per_second": self.images_per_second,
+            "config": dict(self.config),
+            "versions": dict(self.versions),
+        }
+
+
+def evaluate(
+    classifier: DiffusionClassifier,
+    dataset: Dataset,
+    *,
+    out: Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    resize: Resize = "refuse",
+    convert: bool = False,
+    save_errors: bool = False,
+) -> Evaluation:
+    """Classify a labelled set and measure how good the answers are, and what they cost.
+
+    Rows reach the disk as they are measured. The same call with the same `out` goes on where an earlier one was
+    stopped, and ends with the answers that an unbroken run gives. A picture that cannot be opened becomes a row with
+    its "error".
+
+    Args:
+        classifier: whose noise has a seed of its own.
+        dataset: whose classes the classifier knows, in any order.
+        out: folder of results.jsonl, run.json and summary.json; nothing is kept if None.
+        limit: measure at most so many images, picked at random with each class in its proportion.
+        seed: of that choice, and of the intervals that resample.
+        progress: called with the images done, and of how many.
+        resize: "refuse", "crop" or "stretch" pictures of another size than the model's.
+        convert: allow grey to become colour and colour grey.
+        save_errors: keep every error of every draw in out/errors, to be replayed.
+
+    Raises:
+        ConditionError: the classifier does not know the classes of the set, or nothing in it is labelled.
+        ResultError: `out` holds another run, or cannot be written; it keeps what was finished.
+    """
+    part = _part(classifier, dataset, limit, seed)
+    if save_errors and out is None:
+        raise RangeError("The 'save_errors' parameter of evaluate needs a folder to save in. Give 'out'.")
+    pictures = {"resize": resize, "convert": convert}
+    config = configuration(classifier) | {"dataset": _described_set(part, limit, seed), "pictures": pictures}
+    produced = versions(device=str(classifier.denoiser.device))
+    options: dict[str, Any] = {"names": part.classes, "resize": resize, "convert": convert, "save_errors": save_errors}
+    with recording(out, config, produced) as results:
+        for done in record(classifier, part, results, **options):
+            if progress is not None:
+                progress(done, len(part))
+        scores = Scores.from_rows(results.rows(), classifier.classes_)
+        evaluation = _measured(scores, classifier.temperature, seed, config, produced, out)
+        if out is not None:
+            write_json_atomic(out / "summary.json", evaluation.summary())
+    return evaluation
+
+
+def _measured(
+    scores: Scores, temperature: float | None, seed: int, config: Mapping[str, Any], produced: Mapping[str, Any],
+    out: Path | None,
+) -> Evaluation:  # fmt: skip
+    metrics, notes, used = scores.metrics(temperature, seed=seed)
+    return Evaluation(
+        metrics=metrics, notes=notes, n_images=scores.n_images, n_failed=scores.n_failed, failures=scores.failures,
+        temperature=used, seconds=scores.seconds, config=config, versions=produced, out=out,
+    )  # fmt: skip
+
+
+def _part(classifier: DiffusionClassifier, dataset: Dataset, limit: int | None, seed: int) -> Dataset:
+    """Return the images to measure, after checking that their classes can be answered."""
+    unknown = [name for name in dataset.classes if name not in classifier.classes_]
+    if unknown:
+        known = ", ".join(classifier.classes_[:10]) + (", ..." if len(classifier.classes_) > 10 else "")
+        raise ConditionError(
+            f"The classes of '{dataset.name}' must be among the classifier's ({known}). Got {unknown[0]!r}."
+        )
+    if not (dataset.labels >= 0).any():
+        raise ConditionError(f"The data set '{dataset.name}' must have labels to be measured on. Got none.")
+    if limit is not None and limit < 1:
+        raise RangeError(f"The 'limit' parameter of evaluate must be at least 1. Got {limit}.")
+    return dataset if limit is None or limit >= len(dataset) else dataset.sample(limit, seed=seed)
+
+
+def _described_set(part: Dataset, limit: int | None, seed: int) -> dict[str, Any]:
+    chosen = {} if limit is None else {"limit": limit, "seed": seed}
+    return {"name": part.name, "split": part.split, "n": len(part), "fingerprint": part.fingerprint, **chosen}

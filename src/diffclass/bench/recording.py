@@ -1,0 +1,151 @@
+"""Answers on the disk: a folder with a row an image, and what produced it."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diffclass.bench.answers import Answer, answer_items
+from diffclass.data.datasets import Item
+from diffclass.data.images import Resize
+from diffclass.data.results import ResultFile, write_json_atomic
+from diffclass.decide.classifier import DiffusionClassifier
+from diffclass.errors import ResultError
+
+__all__ = ["configuration", "fingerprint", "record", "recording"]
+
+
+@contextmanager
+def recording(out: Path | None, config: Mapping[str, Any], produced: Mapping[str, Any]) -> Iterator[ResultFile]:
+    """Open the result file of a run, and say beside it in run.json what the run is.
+
+    Args:
+        out: folder of the run; one that is gone afterwards if None.
+        config: everything that the answers depend on.
+        produced: what `versions` says.
+
+    Raises:
+        ResultError: the folder holds a run of another configuration, or cannot be written.
+    """
+    if out is None:
+        with TemporaryDirectory() as folder, ResultFile(Path(folder) / "results.jsonl", config) as results:
+            yield results
+        return
+    with ResultFile(out / "results.jsonl", config) as results:
+        write_json_atomic(out / "run.json", {"config": results.config, "versions": produced})
+        yield results
+
+
+def record(
+    classifier: DiffusionClassifier,
+    items: Iterable[Item],
+    results: ResultFile,
+    *,
+    names: Sequence[str] = (),
+    resize: Resize = "refuse",
+    convert: bool = False,
+    save_errors: bool = False,
+    keep: list[Answer] | None = None,
+    most_kept: int = 0,
+) -> Iterator[int]:
+    """Answer the pictures that have no row yet, and yield how many have one whenever rows have reached the disk.
+
+    Args:
+        items: with ids that differ.
+        results: to which rows are added.
+        names: of the classes that the items' labels count.
+        resize: "refuse", "crop" or "stretch" pictures of another size than the model's.
+        convert: allow grey to become colour and colour grey.
+        save_errors: keep every error of every draw in a folder beside the rows.
+        keep: a list to which the first answers are added, evidence included.
+        most_kept: how many of them.
+    """
+    yield len(results)
+    todo = (item for item in items if item.id not in results.done)
+    for answers in answer_items(classifier, todo, names=names, resize=resize, convert=convert):
+        if save_errors:
+            _save_errors(results.path.parent / "errors", answers)
+        results.append([answer.row() for answer in answers])
+        if keep is not None:
+            keep.extend([answer for answer in answers if answer.decision is not None][: max(0, most_kept - len(keep))])
+        yield len(results)
+
+
+def configuration(classifier: DiffusionClassifier) -> dict[str, Any]:
+    """Return everything about a classifier that its answers depend on, as plain values."""
+    denoiser = classifier.denoiser
+    metadata: Mapping[str, Any] = getattr(denoiser, "metadata", {})
+    dtype = getattr(denoiser, "dtype", None)
+    return {
+        "model": {
+            "name": metadata.get("name", type(denoiser).__name__),
+            "weights": fingerprint(denoiser),
+            "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
+        },
+        "classes": list(classifier.classes_),
+        "objective": _plain(classifier.objective),
+        "race": _plain(classifier.race),
+        "aggregate": _plain(classifier.aggregate),
+        "target": _plain(classifier.target),
+        "prior": None if classifier.prior is None else [float(p) for p in classifier.prior],
+        "temperature": classifier.temperature,
+        "seed": classifier.seed,
+    }
+
+
+def fingerprint(denoiser: object) -> str:
+    """Identify a model by the tensors it holds, in the number format it computes with."""
+    digest = blake2b(digest_size=8)
+    for name, tensor in _tensors(denoiser):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _tensors(holder: object) -> Iterator[tuple[str, Tensor]]:
+    """List the tensors of a model's networks and fields, in the order of their names."""
+    slots = {name for kind in type(holder).__mro__ for name in getattr(kind, "__slots__", ())}
+    if isinstance(holder, nn.Module):
+        yield from sorted(holder.state_dict().items())
+        return
+    for name in sorted(slots | set(getattr(holder, "__dict__", {}))):
+        value = getattr(holder, name, None)
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, nn.Module):
+            yield from ((f"{name}.{key}", tensor) for key, tensor in sorted(value.state_dict().items()))
+
+
+def _plain(value: Any) -> Any:
+    """Name a part of a classifier by its class and its fields."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+        return {"kind": type(value).__name__, **fields}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else repr(value)
+
+
+def _save_errors(folder: Path, answers: Iterable[Answer]) -> None:
+    """Write the errors of each answer, named by a hash of its id, so that any id makes a file name."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for answer in answers:
+            if answer.decision is None:
+                continue
+            evidence = answer.decision.evidence
+            name = blake2b(answer.id.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+            with (folder / f"{name}.npz").open("wb") as file:
+                np.savez_compressed(
+                    file, id=answer.id, errors=evidence.errors, sigmas=evidence.draws.sigmas,
+                    weights=evidence.draws.weights, log_prior=evidence.log_prior, classes=np.array(evidence.classes),
+                )  # fmt: skip
+    except OSError as error:
+        raise ResultError(f"The folder '{folder}' cannot be written: {error.strerror or error}.") from error

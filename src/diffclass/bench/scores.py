@@ -1,0 +1,126 @@
+"""From rows of answers to metrics."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+from jaxtyping import Float32, Int64
+from numpy import ndarray
+
+from diffclass.decide.calibration import fit_temperature, probabilities
+from diffclass.errors import InputError
+from diffclass.stats.interval import Estimate, mean_interval, wilson
+from diffclass.stats.metric import accuracy, auc, balanced_accuracy, ece, nll
+
+__all__ = ["Scores"]
+
+_LISTED = 20  # failures that are named in a summary
+_LARGEST = 30.0  # log-odds that still leave probabilities apart in float64
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scores:
+    """What metrics need of a run's rows, in the order of the images' ids.
+
+    Args:
+        labels: the right class of each answered and labelled image.
+        predictions: the class that was named; -1: none.
+        log_odds: of each class over the leader.
+        evaluations: network evaluations spent.
+        n_images: rows, failures and images without a label included.
+        n_failed: pictures that could not be opened.
+        failures: id and reason of the first of them.
+        seconds: of all rows.
+    """
+
+    labels: Int64[ndarray, " image"]
+    predictions: Int64[ndarray, " image"]
+    log_odds: Float32[ndarray, "image class"]
+    evaluations: Int64[ndarray, " image"]
+    n_images: int
+    n_failed: int
+    failures: tuple[tuple[str, str], ...]
+    seconds: float
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Mapping[str, Any]], classes: tuple[str, ...]) -> "Scores":
+        """Read rows one by one; their order, which depends on interruptions, does not matter."""
+        index = {name: i for i, name in enumerate(classes)}
+        kept: list[tuple[str, int, int, ndarray, int]] = []
+        failures: list[tuple[str, str]] = []
+        n_images, seconds = 0, 0.0
+        for row in rows:
+            n_images += 1
+            if "error" in row:
+                failures.append((row["id"], row["error"]))
+                continue
+            seconds += row["seconds"]
+            if row["truth"] is not None:
+                odds = np.array([row["class_log_odds"][name] for name in classes], dtype=np.float32)
+                named = -1 if row["label"] is None else index[row["label"]]
+                kept.append((row["id"], index[row["truth"]], named, odds, row["evaluations"]))
+        kept.sort(key=lambda row: row[0])
+        return cls(
+            labels=np.array([row[1] for row in kept], dtype=np.int64),
+            predictions=np.array([row[2] for row in kept], dtype=np.int64),
+            log_odds=np.array([row[3] for row in kept], dtype=np.float32).reshape(len(kept), len(classes)),
+            evaluations=np.array([row[4] for row in kept], dtype=np.int64),
+            n_images=n_images,
+            n_failed=len(failures),
+            failures=tuple(sorted(failures)[:_LISTED]),
+            seconds=seconds,
+        )
+
+    def metrics(
+        self, temperature: float | None, *, seed: int = 0
+    ) -> tuple[dict[str, Estimate | None], dict[str, str], float | None]:
+        """Return metrics, notes on them, and the temperature that NLL and ECE rest on.
+
+        NLL and ECE need calibrated probabilities. Without a temperature one is fitted on a random half of the images,
+        and both are measured on the other half, under names that say so.
+
+        Args:
+            temperature: of the classifier, fitted on other images; None if it has none.
+            seed: of the halves and of the intervals that resample.
+        """
+        metrics: dict[str, Estimate | None] = {}
+        notes: dict[str, str] = {}
+
+        def measure(name: str, metric: Callable[[], Estimate]) -> None:
+            try:
+                metrics[name] = metric()
+            except InputError as error:
+                metrics[name], notes[name] = None, str(error)
+
+        labels, named, n = self.labels, self.predictions, len(self.labels)
+        measure("accuracy", lambda: accuracy(labels, named))
+        measure("balanced_accuracy", lambda: balanced_accuracy(labels, named, seed=seed))
+        measure("abstentions", lambda: wilson(int((named < 0).sum()), n))
+        measure("auc", lambda: auc(labels, self._ranked()))
+        measure("evaluations_per_image", lambda: mean_interval(self.evaluations.astype(np.float64)))
+        chosen, suffix = np.arange(n), ""
+        if temperature is None:
+            fit, chosen, suffix = self._halves(seed)
+            try:
+                found = fit_temperature(self.log_odds[fit], labels[fit], held_out=0.1, seed=seed)
+            except InputError as error:
+                return {**metrics, "nll": None, "ece": None}, {**notes, "nll": str(error), "ece": str(error)}, None
+            temperature = found.value
+            for name in ("nll_on_half", "ece_on_half"):
+                notes[name] = f"temperature fitted on {found.n} images of this run, measured on {len(chosen)} others"
+        scaled = probabilities(self.log_odds[chosen], temperature)
+        measure(f"nll{suffix}", lambda: nll(labels[chosen], scaled, seed=seed))
+        measure(f"ece{suffix}", lambda: ece(labels[chosen], scaled, seed=seed))
+        return metrics, notes, temperature
+
+    def _halves(self, seed: int) -> tuple[ndarray, ndarray, str]:
+        order = np.random.default_rng(seed).permutation(len(self.labels))
+        middle = len(order) // 2
+        return np.sort(order[:middle]), np.sort(order[middle:]), "_on_half"
+
+    def _ranked(self) -> ndarray:
+        """Return posteriors at a temperature that leaves all of them apart, for metrics of ranking alone."""
+        spread = float(np.ptp(self.log_odds, axis=1).max(initial=0.0))
+        return probabilities(self.log_odds, max(1.0, spread / _LARGEST))

@@ -1,0 +1,213 @@
+"""The diffusion classifier: a denoiser, an objective and a race, with a naive-Bayes-shaped face."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor
+
+from diffclass.data.images import check_images
+from diffclass.decide.aggregate import Aggregate, Mean
+from diffclass.decide.calibration import probabilities
+from diffclass.decide.decision import Decision
+from diffclass.decide.race import PairedRace
+from diffclass.denoisers import Denoiser, load
+from diffclass.errors import ConditionError, InputError, RangeError
+from diffclass.evidence import Clean, Engine, Finished, Objective, Race, Target
+from diffclass.types import Images
+
+__all__ = ["DiffusionClassifier"]
+
+Progress = Callable[[int], None]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DiffusionClassifier:
+    """Classifies images by which class lets the model denoise them best.
+
+    Under `PairedRace(delta)` the label differs from that of the full budget of draws with probability at most delta.
+
+    Args:
+        denoiser: the model.
+        classes: names or prompts to choose from; the model's own if None.
+        objective: what is compared; the model's own default if None.
+        race: when classes are dropped; the model's own budget with `PairedRace` if None.
+        aggregate: mean error or majority vote.
+        target: clean, or one of the noised classifiers.
+        prior: probability of each class, in the order of `classes`; uniform if None.
+        temperature: that calibrates the log-odds; None: answers carry no probability.
+        seed: of the noise. The same seed gives the same answer in any batch or order.
+        batch_size: network evaluations a call.
+
+    Source:
+        Li et al. 2023, section 3 (arXiv:2303.16203).
+
+    Example:
+        >>> import torch
+        >>> from diffclass.denoisers.analytic import GaussianDenoiser
+        >>> means = torch.stack([torch.full((1, 4, 4), 0.2), torch.full((1, 4, 4), 0.8)])
+        >>> classifier = DiffusionClassifier(denoiser=GaussianDenoiser(means, 0.1, classes=["dark", "bright"]))
+        >>> classifier.predict(torch.full((1, 1, 4, 4), 0.7))
+        ['bright']
+    """
+
+    denoiser: Denoiser
+    classes: tuple[str, ...] | None = None
+    objective: Objective | None = None
+    race: Race | None = None
+    aggregate: Aggregate = Mean()
+    target: Target = Clean()
+    prior: Sequence[float] | None = None
+    temperature: float | None = None
+    seed: int = 0
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        names = self.denoiser.classes if self.classes is None else tuple(self.classes)
+        if len(names) < 2:
+            raise ConditionError(f"A classifier needs at least two classes. Got {len(names)}.")
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ConditionError(f"Every class must be named once. {twice!r} is there more than once.")
+        if self.temperature is not None and not self.temperature > 0:
+            raise RangeError(f"The 'temperature' parameter must be positive. Got {self.temperature}.")
+        settings = self._settings()
+        set_field = object.__setattr__
+        set_field(self, "classes", names)
+        if self.objective is None:
+            objective = Objective.from_settings(settings, sigma_data=self.denoiser.space.data_std)
+            set_field(self, "objective", objective)
+        if self.race is None:
+            n_draws, block = int(settings.get("n_draws", 256)), int(settings.get("block", 8))
+            set_field(self, "race", PairedRace(n_draws=n_draws, block=block))
+        self._log_prior()
+
+    def _settings(self) -> Mapping[str, Any]:
+        """Return the defaults that come with the model."""
+        return getattr(self.denoiser, "metadata", {}).get("classifier", {})
+
+    def _log_prior(self) -> Float[ndarray, " class"]:
+        n = len(self.classes_)
+        if self.prior is None:
+            return np.full(n, -np.log(n))
+        prior = np.asarray(self.prior, dtype=np.float64)
+        if prior.shape != (n,) or not (prior > 0).all() or not np.isfinite(prior).all():
+            raise RangeError(f"The 'prior' parameter must be {n} positive numbers, one for each class.")
+        return np.log(prior / prior.sum())
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path, *, device: str = "auto", dtype: str = "auto", **options: Any
+    ) -> "DiffusionClassifier":
+        """Load a bundled model, a directory or a hub id, with the objective and calibration stored in it.
+
+        Args:
+            model: a name that `list_models()` shows, a path, or "owner/name" on the hub.
+            device: "auto", "cpu", "cuda", ...
+            dtype: "auto", "float32" or "bfloat16".
+            options: any other argument of the constructor.
+        """
+        denoiser = load(model, device=device, dtype=dtype)
+        stored = getattr(denoiser, "metadata", {}).get("classifier", {})
+        if {"objective", "target", "classes", "aggregate"}.isdisjoint(options):
+            options.setdefault("temperature", stored.get("temperature"))
+        return cls(denoiser=denoiser, **options)
+
+    @property
+    def classes_(self) -> tuple[str, ...]:
+        """Class names, in the order of the columns of `predict_proba`."""
+        return self.classes or ()
+
+    def engine(self) -> Engine:
+        """Build the engine that measures the evidence."""
+        assert self.objective is not None and self.race is not None
+        return Engine(
+            denoiser=self.denoiser,
+            conditions=self.denoiser.condition_on(self.classes_),
+            classes=self.classes_,
+            objective=self.objective,
+            race=self.race,
+            target=self.target,
+            log_prior=self._log_prior(),
+            seed=self.seed,
+            batch_size=self.batch_size,
+        )
+
+    def stream(self, images: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[int, Decision]]:
+        """Classify a stream of (index, image in [0, 1]); answers come as they are reached, in no fixed order."""
+        for finished in self.engine().run(images):
+            yield finished.index, self.decide(finished)
+
+    def classify(self, images: Images, *, progress: Progress | None = None) -> list[Decision]:
+        """Classify a batch of images in [0, 1] and return everything about each answer.
+
+        Raises:
+            ShapeError: the images have another shape than the model's.
+            RangeError: a pixel is outside [0, 1] or not finite.
+        """
+        check_images(images, self.denoiser.space.image_shape)
+        decisions: dict[int, Decision] = {}
+        for index, decision in self.stream(enumerate(images)):
+            decisions[index] = decision
+            if progress is not None:
+                progress(len(decisions))
+        return [decisions[i] for i in range(len(images))]
+
+    def predict(self, images: Images) -> list[str | None]:
+        """Return the label of each image, None where the classifier abstains."""
+        return [decision.label for decision in self.classify(images)]
+
+    def predict_proba(self, images: Images) -> Float[ndarray, "image class"]:
+        """Return calibrated probabilities.
+
+        Raises:
+            InputError: the classifier has no temperature: raw posteriors of high-dimensional images are 0 or 1.
+        """
+        if self.temperature is None:
+            raise InputError(
+                "predict_proba needs a calibrated classifier. Give 'temperature', or fit one with fit_temperature."
+            )
+        rows = [decision.probabilities for decision in self.classify(images)]
+        return np.array([[row[name] for name in self.classes_] for row in rows if row is not None])
+
+    def predict_log_odds(self, images: Images) -> Float[ndarray, "image class"]:
+        """Return the log-odds of every class over the leading one, as `fit_temperature` takes them."""
+        return np.stack([decision.evidence.log_odds() for decision in self.classify(images)])
+
+    def calibrated(self, temperature: float) -> "DiffusionClassifier":
+        """Return the same classifier with a temperature."""
+        return replace(self, temperature=temperature)
+
+    def decide(self, finished: Finished) -> Decision:
+        """Turn a finished race into an answer."""
+        evidence, survivors = finished.evidence, finished.survivors
+        tally = self.aggregate(evidence, survivors)
+        winner = None if finished.reason == "undecided" else tally.winner
+        log_odds = evidence.log_odds()
+        best = evidence.leader() if winner is None else winner
+        others = [c for c in range(len(self.classes_)) if c != best]
+        rival = max(others, key=lambda c: log_odds[c])
+        margin = evidence.difference(best, rival)
+        scaled = None if self.temperature is None else probabilities(log_odds[None], self.temperature)[0]
+        names = self.classes_
+        return Decision(
+            label=None if winner is None else names[winner],
+            leader=names[best],
+            runner_up=names[rival],
+            log_odds=margin.mean,
+            log_odds_se=margin.se,
+            probabilities=None if scaled is None else dict(zip(names, scaled.tolist(), strict=True)),
+            vote_shares=dict(zip(names, tally.shares.tolist(), strict=True)),
+            survivors=tuple(name for name, alive in zip(names, survivors, strict=True) if alive),
+            evaluations=evidence.evaluations,
+            n_draws=evidence.n_draws,
+            reason=finished.reason,
+            seed=self.seed,
+            evidence=evidence,
+        )
+

@@ -1,0 +1,272 @@
+"""Rules that say, while errors are being measured, which classes go on."""
+
+from dataclasses import dataclass
+from math import ceil, gcd
+from typing import ClassVar, final
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from diffclass.errors import InputError, RangeError
+from diffclass.evidence.evidence import Evidence
+from diffclass.evidence.race import Race
+from diffclass.stats.sequence import AsymptoticSequence, Betting, Sequence, StudentLooks
+from diffclass.types import Survivors
+
+__all__ = ["Exhaustive", "PairedRace", "SuccessiveHalving"]
+
+BOUNDS = ("student", "asymptotic", "finite")
+CONTRACTS = ("budget", "population")
+FIRST_BLOCKS, FIRST_DRAWS = 4, 24  # at least, before the first look: fewer seldom decide, and know too little to
+
+PUBLISHED = {  # (draws measured so far, classes kept)
+    "aircraft": ((20, 20), (50, 10), (100, 5), (500, 1)),
+    "cifar10": ((50, 5), (500, 1)),
+    "flowers102": ((20, 20), (50, 10), (100, 5), (500, 1)),
+    "food101": ((20, 20), (50, 10), (100, 5), (500, 1)),
+    "imagenet": ((50, 500), (100, 50), (500, 10), (1000, 1)),
+    "objectnet": ((50, 25), (100, 10), (500, 5), (1000, 1)),
+    "pets": ((25, 5), (250, 1)),
+    "stl10": ((100, 5), (500, 1)),
+}
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exhaustive(Race):
+    """No class ever leaves: every class is measured on every draw.
+
+    Args:
+        n_draws: draws for every class.
+        block: draws in a block, the unit over which standard errors are taken.
+    """
+
+    abstains: ClassVar[bool] = False
+    n_draws: int = 256
+    block: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse a budget that cannot be used."""
+        _check_budget("Exhaustive", self.n_draws, self.block)
+
+    def next_look(self, n_draws: int) -> int:
+        """Return the full budget: there is nothing to judge before."""
+        return self.n_draws
+
+    def survivors(self, evidence: Evidence) -> Survivors:
+        """Return every class that has been measured throughout."""
+        return evidence.alive
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuccessiveHalving(Race):
+    """Fixed stages: after so many draws, so many classes with the largest log joints go on.
+
+    It promises nothing for a single image. Stages are prefixes of one list of draws, so every class is compared on the
+    same draws; classes tied at a cut all go on.
+
+    Args:
+        stages: pairs of (draws measured so far, classes kept). The last one ends the race.
+
+    Source:
+        Li et al. 2023, Algorithm 2 (arXiv:2303.16203); Karnin, Koren and Somekh 2013.
+    """
+
+    abstains: ClassVar[bool] = False
+    stages: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        """Refuse stages that cannot be used."""
+        draws, keeps = [d for d, _ in self.stages], [k for _, k in self.stages]
+        if not draws or draws != sorted(set(draws)) or draws[0] < 1 or keeps != sorted(keeps, reverse=True):
+            raise InputError(
+                "The 'stages' of SuccessiveHalving must be pairs (draws, classes kept) with ascending draws and no "
+                f"more classes kept at each. Got {self.stages}."
+            )
+        if keeps[-1] < 1:
+            raise RangeError(f"A stage of SuccessiveHalving must keep at least 1 class. Got {keeps[-1]}.")
+
+    @classmethod
+    def published(cls, dataset: str) -> "SuccessiveHalving":
+        """Return the stages that Li et al. used on a data set; see PUBLISHED for the names."""
+        if dataset not in PUBLISHED:
+            raise InputError(
+                f"The 'dataset' of SuccessiveHalving.published must be one of {', '.join(PUBLISHED)}. Got {dataset!r}."
+            )
+        return cls(stages=PUBLISHED[dataset])
+
+    @property
+    def n_draws(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Draws after which the race ends."""
+        return self.stages[-1][0]
+
+    @property
+    def block(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The largest block of which every stage is a multiple, so that every stage covers the noise range evenly."""
+        return gcd(*(draws for draws, _ in self.stages))
+
+    def next_look(self, n_draws: int) -> int:
+        """Return the draws of the next stage."""
+        return min((draws for draws, _ in self.stages if draws > n_draws), default=self.n_draws)
+
+    def survivors(self, evidence: Evidence) -> Survivors:
+        """Return the best classes of the last stage reached."""
+        measured = evidence.n_measured
+        n = int(measured.max())
+        alive = measured == n
+        reached = [keep for draws, keep in self.stages if draws <= n]
+        if not reached or alive.sum() <= reached[-1]:
+            return alive
+        joint = np.full(len(alive), -np.inf)
+        joint[alive] = evidence.log_prior[alive] + _log_likelihood(evidence, n, alive).mean(axis=0)
+        return alive & (joint >= np.sort(joint)[-reached[-1]])
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedRace(Race):
+    """A class leaves when its paired difference to the leader is certain to be negative.
+
+    Contract "budget": with probability at least 1 - delta over the order of the draws, the survivor is the class that
+    would win if every class were measured on all `n_draws`. The bound is one for sampling blocks without replacement
+    from that list; a race still open when the list is used up is decided by it, exactly, and classes with the very same
+    log joint all survive (a tie).
+    Contract "population": with probability at least 1 - delta, the class that would win with unlimited draws is among
+    the survivors; a race still open at the budget ends with several.
+
+    Only one event is an error: that the true winner w is dropped. A class i drops w when a lower bound on the mean of
+    L_i - L_w (the log joints of a block) rises above 0, while the mean itself is not above 0. A bound of level
+    delta / (K - 1) makes that happen, at any look, with probability at most delta / (K - 1); summed over the K - 1
+    classes i it is at most delta. The sum covers every possible leader, so it does not matter that the leader is
+    chosen by the same draws; and other classes may leave at will, because they can only take themselves away.
+
+    The bound:
+    - "student": Student's at the planned looks, corrected for skewness. Exact for Gaussian blocks, else asymptotic.
+    - "asymptotic": a normal mixture that holds at every block, whatever the looks. The same promise, later decisions.
+    - "finite": a betting bound, for any distribution within `value_range`; contract "budget" only, because stratified
+      blocks are exchangeable but not independent. Decisions come much later.
+
+    Args:
+        n_draws: full budget of draws for a class.
+        block: draws in a block. More cover the noise range more evenly, fewer leave more blocks to learn from.
+        delta: chance of an error in one image.
+        contract: "budget" or "population".
+        bound: "student", "asymptotic" or "finite".
+        value_range: [nats] for "finite": no block's log-likelihood ratio of two classes is larger in size.
+        first_look: draws before the first look, a multiple of the block; None: 24 draws and at least 4 blocks.
+        growth: factor between the draws at one look and the next.
+
+    Source:
+        Paulson 1964 and Even-Dar, Mannor and Mansour 2002 (elimination); Maron and Moore 1993 (races); Kim and Nelson
+        2001 (common random numbers). For the bounds see `stats.sequence`.
+    """
+
+    abstains: ClassVar[bool] = True
+    n_draws: int = 256
+    block: int = 4
+    delta: float = 0.01
+    contract: str = "budget"
+    bound: str = "student"
+    value_range: float | None = None
+    first_look: int | None = None
+    growth: float = 1.4
+
+    def __post_init__(self) -> None:
+        """Refuse parameters that cannot be used."""
+        _check_budget("PairedRace", self.n_draws, self.block)
+        if not 0 < self.delta < 1:
+            raise RangeError(f"The 'delta' parameter of PairedRace must be a float in (0, 1). Got {self.delta}.")
+        if not 1 < self.growth < np.inf:
+            raise RangeError(f"The 'growth' parameter of PairedRace must be above 1. Got {self.growth}.")
+        first = self.first_look
+        if first is not None and (first % self.block or not 3 * self.block <= first <= self.n_draws):
+            raise RangeError(
+                f"The 'first_look' parameter of PairedRace must be a multiple of the block ({self.block}) from "
+                f"{3 * self.block} to n_draws ({self.n_draws}). Got {first}."
+            )
+        for name, value, choices in (("contract", self.contract, CONTRACTS), ("bound", self.bound, BOUNDS)):
+            if value not in choices:
+                raise InputError(f"The '{name}' parameter of PairedRace must be one of {choices}. Got {value!r}.")
+        if self.contract == "population" and self.n_draws < 3 * self.block:
+            raise RangeError(
+                f"The 'n_draws' parameter of PairedRace must hold at least 3 blocks of {self.block} draws for the "
+                f"contract 'population'. Got {self.n_draws}."
+            )
+        if self.bound == "finite":
+            self._check_finite()
+
+    def _check_finite(self) -> None:
+        if self.value_range is None or not 0 < self.value_range < np.inf:
+            raise RangeError(
+                "The 'value_range' parameter of PairedRace must be a positive number of nats for the bound 'finite'. "
+                f"Got {self.value_range}. Try bound='student', which needs none."
+            )
+        if self.contract == "population":
+            raise InputError(
+                "The bound 'finite' of PairedRace holds for the contract 'budget' only, because stratified draws are "
+                "not independent. Got contract='population'. Try bound='student'."
+            )
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of blocks at which the race is judged; the last is the full budget."""
+        total = self.n_draws // self.block
+        first = max(FIRST_BLOCKS, ceil(FIRST_DRAWS / self.block))
+        looks, n = [], first if self.first_look is None else self.first_look // self.block
+        while total - n >= max(3, total // 8):  # nearer to the end a look saves little
+            looks.append(n)
+            n = max(n + 1, ceil(n * self.growth))
+        return (*looks, total)
+
+    def next_look(self, n_draws: int) -> int:
+        """Return the draws of the next planned look."""
+        return min((n * self.block for n in self.looks if n * self.block > n_draws), default=self.n_draws)
+
+    def survivors(self, evidence: Evidence) -> Survivors:
+        """Return the classes that the leader does not exclude at the last planned look."""
+        measured = evidence.n_measured
+        n = int(measured.max())
+        alive = measured == n
+        total = self.n_draws // self.block
+        seen = max((look for look in self.looks if look * self.block <= n), default=0)
+        if not seen or alive.sum() == 1:
+            return alive
+        prior = evidence.log_prior[alive]
+        likelihood = _log_likelihood(evidence, seen * self.block, alive)
+        joint = prior + likelihood.mean(axis=0)
+        leader = int(joint.argmax())
+        if seen == total and self.contract == "budget":
+            stays = joint == joint[leader]
+        else:
+            blocks = likelihood.reshape(seen, self.block, -1).mean(axis=1)
+            lead = blocks[:, leader, None] - blocks
+            share = self.delta / (len(alive) - 1)
+            n_total = total if self.contract == "budget" else None
+            margin = self._sequence().lower(lead, delta=share, n_total=n_total) + prior[leader] - prior
+            stays = ~(margin > 0)
+        survivors = alive.copy()
+        survivors[alive] = stays
+        return survivors
+
+    def _sequence(self) -> Sequence:
+        if self.bound == "student":
+            return StudentLooks(looks=self.looks)
+        if self.bound == "asymptotic":
+            return AsymptoticSequence()
+        assert self.value_range is not None
+        return Betting(value_range=(-self.value_range, self.value_range))
+
+
+def _log_likelihood(evidence: Evidence, n: int, alive: Survivors) -> Float64[ndarray, "draw _"]:
+    """Return minus weight x error of the first n draws and the classes alive; its mean estimates log p(x | class)."""
+    return -evidence.draws.weights[:n, None] * evidence.errors[:n, alive].astype(np.float64)
+
+
+def _check_budget(name: str, n_draws: int, block: int) -> None:
+    if n_draws < 1 or block < 1 or n_draws % block:
+        raise RangeError(
+            f"The 'n_draws' parameter of {name} must be a positive multiple of 'block'. "
+            f"Got n_draws={n_draws}, block={block}."
+        )

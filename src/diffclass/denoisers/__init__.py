@@ -1,0 +1,70 @@
+"""Everything that knows a model family: what a denoiser is, which ones there are, and how they are loaded."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from diffclass.denoisers.card import ModelCard
+from diffclass.denoisers.catalogue import list_models, load, read_card
+from diffclass.denoisers.conformance import Check, Report, check_denoiser
+from diffclass.denoisers.parametrisation import EDM, X0, Epsilon, Flow, Parametrisation, V
+from diffclass.denoisers.pixel import PixelDenoiser, load_pixel
+from diffclass.denoisers.protocol import Conditions, Denoiser, Space
+from diffclass.denoisers.schedule import DiscreteSchedule
+from diffclass.denoisers.weights import save_model
+
+if TYPE_CHECKING:
+    from diffclass.denoisers.analytic import (
+        EmpiricalDenoiser,
+        ExactDenoiser,
+        GaussianDenoiser,
+        GaussianMixtureDenoiser,
+    )
+    from diffclass.denoisers.fit import fit_mixture
+    from diffclass.denoisers.mixture import MixtureDenoiser
+
+__all__ = [
+    "EDM",
+    "X0",
+    "Check",
+    "Conditions",
+    "Denoiser",
+    "DiscreteSchedule",
+    "EmpiricalDenoiser",
+    "Epsilon",
+    "ExactDenoiser",
+    "Flow",
+    "GaussianDenoiser",
+    "GaussianMixtureDenoiser",
+    "MixtureDenoiser",
+    "ModelCard",
+    "Parametrisation",
+    "PixelDenoiser",
+    "Report",
+    "Space",
+    "V",
+    "check_denoiser",
+    "fit_mixture",
+    "list_models",
+    "load",
+    "load_pixel",
+    "read_card",
+    "save_model",
+]
+
+_HOME_OF = {
+    "EmpiricalDenoiser": "analytic",
+    "ExactDenoiser": "analytic",
+    "GaussianDenoiser": "analytic",
+    "GaussianMixtureDenoiser": "analytic",
+    "MixtureDenoiser": "mixture",
+    "fit_mixture": "fit",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the exact denoisers when they are first used (PEP 562)."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value

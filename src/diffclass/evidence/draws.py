@@ -1,0 +1,63 @@
+"""The draws of one image: noise levels, their weights, and the order in which they are visited."""
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+from torch import Tensor
+
+from diffclass.evidence.objective import Objective
+from diffclass.noise import epsilon, placement
+
+__all__ = ["Draws"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Draws:
+    """A list of (sigma, epsilon) pairs that every class of one image shares.
+
+    The noise range is cut into n strata of equal probability under the proposal, with one draw at a random place in
+    each. Draws are visited in blocks: a block holds one draw from each of `block` coarse strata, chosen by independent
+    uniform permutations, so blocks are exchangeable and every block covers the whole range.
+
+    Args:
+        sigmas: [model units] noise levels in the order of the visit.
+        weights: w(sigma) / q(sigma); the mean of weight x error estimates the weighted integral.
+        block: draws in a block.
+        seed: of the noise.
+        key: of the image (`noise.image_key`).
+
+    Source:
+        Stratified and Latin hypercube sampling: McKay, Beckman and Conover 1979.
+    """
+
+    sigmas: Float64[ndarray, " draw"]
+    weights: Float64[ndarray, " draw"]
+    block: int
+    seed: int
+    key: int
+
+    def __len__(self) -> int:
+        return len(self.sigmas)
+
+    @classmethod
+    def place(
+        cls, objective: Objective, sigma_range: tuple[float, float], *, n: int, block: int, seed: int, key: int
+    ) -> "Draws":
+        """Place n draws (a multiple of `block`) over a noise range [model units]."""
+        assert n % block == 0, (n, block)
+        random = placement(seed, key, n)
+        fine = np.stack([random.permutation(n // block) for _ in range(block)], axis=1)  # [n // block, block]
+        stratum = fine + np.arange(block) * (n // block)
+        stratum = random.permuted(stratum, axis=1).reshape(-1)
+        sigmas = objective.proposal.sigma((stratum + random.random(n)) / n, *sigma_range)
+        sigmas = np.clip(sigmas, *sigma_range)
+        weights = objective.weight(sigmas) / objective.proposal.density(sigmas, *sigma_range)
+        return cls(sigmas=sigmas, weights=weights, block=block, seed=seed, key=key)
+
+    def epsilon(self, draws: range, shape: tuple[int, ...]) -> Tensor:
+        """Return the noise of some draws, float32 of shape [len(draws), *shape]."""
+        return epsilon(self.seed, self.key, draws, shape)

@@ -1,0 +1,100 @@
+"""The paired errors of one image, and what can be read off them."""
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from diffclass.evidence.draws import Draws
+from diffclass.types import Errors, LogJoint, Survivors
+
+__all__ = ["Evidence", "PairedDifference"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedDifference:
+    """Log-odds of one class over another with their standard error.
+
+    Args:
+        mean: log p(a | x) - log p(b | x) [nats under the likelihood weight].
+        se: standard error of the mean over blocks of draws; infinite for a single block.
+        n_draws: draws that both classes shared.
+    """
+
+    mean: float
+    se: float
+    n_draws: int
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Evidence:
+    """errors[draw, class] of one image: the one matrix that everything is read off.
+
+    Classes share the draws by construction: there is one list of draws, and two classes can be compared only through
+    `difference`, over the draws both of them saw.
+
+    Args:
+        errors: [model units squared] squared distance summed over the latent; NaN where a class had left the race.
+        draws: noise levels, weights, seed.
+        classes: names.
+        log_prior: of each class.
+    """
+
+    errors: Errors
+    draws: Draws
+    classes: tuple[str, ...]
+    log_prior: LogJoint
+
+    @property
+    def n_draws(self) -> int:
+        """Draws that at least one class has seen."""
+        return int(self.n_measured.max())
+
+    @property
+    def n_measured(self) -> np.ndarray:
+        """Draws that each class has seen: always the first ones of the list."""
+        return np.isfinite(self.errors).sum(axis=0)
+
+    @property
+    def alive(self) -> Survivors:
+        """Classes still in the race: those that have seen every draw so far."""
+        return self.n_measured == self.n_draws
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations spent."""
+        return int(self.n_measured.sum())
+
+    def weighted(self) -> Float64[ndarray, "draw class"]:
+        """Return weight x error in float64: the mean over draws is -log p(x | class) + constant."""
+        return self.draws.weights[:, None] * self.errors.astype(np.float64)
+
+    def blocks(self, a: int, b: int) -> Float64[ndarray, " block"]:
+        """Return the mean log-likelihood ratio of class a over class b in each complete block of shared draws."""
+        size = self.draws.block
+        n = int(min(self.n_measured[a], self.n_measured[b])) // size * size
+        errors = self.errors[:n].astype(np.float64)
+        return (self.draws.weights[:n] * (errors[:, b] - errors[:, a])).reshape(-1, size).mean(axis=1)
+
+    def difference(self, a: int, b: int) -> PairedDifference:
+        """Compare two classes on the draws they share."""
+        blocks = self.blocks(a, b)
+        n = len(blocks)
+        se = float(blocks.std(ddof=1) / np.sqrt(n)) if n > 1 else float("inf")
+        prior = float(self.log_prior[a] - self.log_prior[b])
+        return PairedDifference(mean=float(blocks.mean()) + prior, se=se, n_draws=n * self.draws.block)
+
+    def leader(self) -> int:
+        """Return the class with the largest log joint among those alive."""
+        n = self.n_draws
+        log_joint = self.log_prior - self.weighted()[:n].mean(axis=0)
+        return int(np.nanargmax(np.where(self.alive, log_joint, -np.inf)))
+
+    def log_odds(self) -> LogJoint:
+        """Return the log-odds of every class over the leader, each over the draws both saw (0 for the leader)."""
+        leader = self.leader()
+        return np.array([self.difference(c, leader).mean for c in range(len(self.classes))])

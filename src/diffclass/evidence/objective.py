@@ -1,0 +1,229 @@
+"""What is estimated (the weight) and where it is measured (the proposal), kept apart.
+
+Everything is a density against d log(sigma). The weight changes the answer; the proposal changes only its variance.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+from scipy.stats import norm
+
+from diffclass.errors import InputError
+
+__all__ = [
+    "DISTANCES",
+    "EDMWeight",
+    "LikelihoodWeight",
+    "LogNormal",
+    "LogUniform",
+    "Objective",
+    "Proposal",
+    "SimpleWeight",
+    "UniformTimeWeight",
+    "Weight",
+]
+
+DISTANCES = ("l2", "l1", "huber")
+Values = Float64[ndarray, " draw"]
+
+
+class Weight(ABC):
+    """w(sigma): how much the squared error at a noise level counts, against d log(sigma)."""
+
+    @abstractmethod
+    def __call__(self, sigma: Values) -> Values:
+        """Return w at each sigma [model units]."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LikelihoodWeight(Weight):
+    """sigma^-2: the integral of the error is -log p(x | class) up to a constant that no class changes.
+
+    Source:
+        Kingma et al. 2021, equation 17 (arXiv:2107.00630); Guo, Shamai and Verdu 2005 (I-MMSE).
+    """
+
+    def __call__(self, sigma: Values) -> Values:
+        """Return sigma^-2."""
+        return sigma**-2.0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class EDMWeight(Weight):
+    """The EDM training loss: lambda(sigma) times a log-normal density.
+
+    Args:
+        sigma_data: [model units] standard deviation of the data.
+        p_mean: mean of log(sigma).
+        p_std: standard deviation of log(sigma).
+
+    Source:
+        Karras et al. 2022, Table 1, "Training" (arXiv:2206.00364); Chen et al. 2024, section 3 (arXiv:2402.02316).
+    """
+
+    sigma_data: float = 0.5
+    p_mean: float = -1.2
+    p_std: float = 1.2
+
+    def __call__(self, sigma: Values) -> Values:
+        """Return (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 N(ln sigma; p_mean, p_std^2)."""
+        scale = (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
+        return scale * norm.pdf(np.log(sigma), self.p_mean, self.p_std)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class UniformTimeWeight(Weight):
+    """The error of the predicted noise, uniform over the times of the linear DDPM schedule (L_simple).
+
+    Args:
+        beta_start: first beta of the schedule.
+        beta_end: last beta.
+        n_times: how many times it has.
+
+    Source:
+        Ho et al. 2020, equation 14 (arXiv:2006.11239); Li et al. 2023, equation 6 (arXiv:2303.16203).
+    """
+
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    n_times: int = 1000
+
+    def __call__(self, sigma: Values) -> Values:
+        """Return sigma^-2 times the density of log(sigma) when the time is uniform."""
+        abar = np.cumprod(1 - np.linspace(self.beta_start, self.beta_end, self.n_times))
+        log_sigma = 0.5 * np.log((1 - abar) / abar)
+        density = np.gradient(np.linspace(0.0, 1.0, self.n_times), log_sigma)
+        return np.interp(np.log(sigma), log_sigma, density) * sigma**-2.0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SimpleWeight(Weight):
+    """The error of the predicted image, uniform over the times of the cosine schedule ("Simple").
+
+    Source:
+        Clark and Jaini 2023, section 3 (arXiv:2303.15233); sigma = tan(pi t / 2) (Nichol and Dhariwal 2021).
+    """
+
+    def __call__(self, sigma: Values) -> Values:
+        """Return the density of log(sigma) when the time is uniform: 2 sigma / (pi (1 + sigma^2))."""
+        return 2 / np.pi * sigma / (1 + sigma**2)
+
+
+class Proposal(ABC):
+    """q(sigma): where noise levels are drawn, a density against d log(sigma) on a range."""
+
+    @abstractmethod
+    def sigma(self, quantile: Values, low: float, high: float) -> Values:
+        """Return the sigma at each quantile of the proposal restricted to [low, high]."""
+
+    @abstractmethod
+    def density(self, sigma: Values, low: float, high: float) -> Values:
+        """Return q at each sigma; it integrates to 1 over log(sigma) in [log low, log high]."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LogUniform(Proposal):
+    """Every octave of noise is drawn equally often."""
+
+    def sigma(self, quantile: Values, low: float, high: float) -> Values:
+        """Return low (high / low)^quantile."""
+        return low * (high / low) ** quantile
+
+    def density(self, sigma: Values, low: float, high: float) -> Values:
+        """Return 1 / log(high / low)."""
+        return np.full_like(sigma, 1 / np.log(high / low))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LogNormal(Proposal):
+    """log(sigma) is Gaussian, truncated to the range: measure most where classes differ most.
+
+    Args:
+        mean: mean of log(sigma).
+        std: standard deviation of log(sigma).
+    """
+
+    mean: float = -0.5
+    std: float = 1.0
+
+    def _mass(self, low: float, high: float) -> tuple[float, float]:
+        return norm.cdf(np.log(low), self.mean, self.std), norm.cdf(np.log(high), self.mean, self.std)
+
+    def sigma(self, quantile: Values, low: float, high: float) -> Values:
+        """Return the quantile of the truncated log-normal."""
+        below, above = self._mass(low, high)
+        return np.exp(norm.ppf(below + quantile * (above - below), self.mean, self.std))
+
+    def density(self, sigma: Values, low: float, high: float) -> Values:
+        """Return the truncated Gaussian density of log(sigma)."""
+        below, above = self._mass(low, high)
+        return norm.pdf(np.log(sigma), self.mean, self.std) / (above - below)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """The quantity by which classes are compared.
+
+    Args:
+        weight: w(sigma). Changes the answer.
+        proposal: where sigmas are drawn. Changes only the variance.
+        sigma_range: [model units] restricts the integral further than the model and the target do.
+        distance: "l2" (the only one with a likelihood behind it), or the heuristics "l1" and "huber".
+    """
+
+    weight: Weight = field(default_factory=LikelihoodWeight)
+    proposal: Proposal = field(default_factory=LogUniform)
+    sigma_range: tuple[float, float] | None = None
+    distance: str = "l2"
+
+    def __post_init__(self) -> None:
+        if self.distance not in DISTANCES:
+            raise InputError(f"The distance must be one of {', '.join(DISTANCES)}. Got {self.distance!r}.")
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], *, sigma_data: float) -> "Objective":
+        """Build an objective from the names that model directories and the command line use.
+
+        Args:
+            settings: weight, weight_mean, weight_std, proposal, proposal_mean, proposal_std, sigma_range, distance; all
+                optional.
+            sigma_data: [model units] standard deviation of the data, for the EDM weight.
+
+        Raises:
+            InputError: a name is unknown.
+        """
+        edm = {"p_mean": settings.get("weight_mean", -1.2), "p_std": settings.get("weight_std", 1.2)}
+        weights = {
+            "likelihood": LikelihoodWeight(),
+            "edm": EDMWeight(sigma_data, **edm),
+            "ddpm": UniformTimeWeight(),
+            "simple": SimpleWeight(),
+        }
+        proposals = {
+            "log-uniform": LogUniform(),
+            "log-normal": LogNormal(settings.get("proposal_mean", -0.5), settings.get("proposal_std", 1.0)),
+        }
+        weight, proposal = settings.get("weight", "likelihood"), settings.get("proposal", "log-uniform")
+        if weight not in weights:
+            raise InputError(f"The weight must be one of {', '.join(weights)}. Got {weight!r}.")
+        if proposal not in proposals:
+            raise InputError(f"The proposal must be one of {', '.join(proposals)}. Got {proposal!r}.")
+        span = settings.get("sigma_range")
+        return cls(
+            weight=weights[weight],
+            proposal=proposals[proposal],
+            sigma_range=None if span is None else (float(span[0]), float(span[1])),
+            distance=settings.get("distance", "l2"),
+        )

@@ -1,0 +1,41 @@
+"""Counter-based random numbers: pure functions of (seed, image, draw)."""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["epsilon", "image_key", "placement"]
+
+_EPSILON, _UNIFORM = 0, 1  # separate streams of one key
+
+
+def image_key(image: Tensor) -> int:
+    """Hash the content of an image, so that its noise follows it into any order, batch or run."""
+    pixels = image.detach().to("cpu", torch.float32).contiguous().numpy()
+    return int.from_bytes(blake2b(pixels.tobytes(), digest_size=8).digest(), "little")
+
+
+def _generator(seed: int, key: int, stream: int, position: int) -> np.random.Generator:
+    """Open the Philox stream of one key at one counter; positions are 2^64 blocks apart."""
+    keys = np.array([seed % 2**64, key % 2**64], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=keys, counter=np.array([0, position, stream, 0], dtype=np.uint64)))
+
+
+def epsilon(seed: int, key: int, draws: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+    """Return the unit Gaussian noise of some draws of one image, float32 of shape [len(draws), *shape].
+
+    Source:
+        Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox).
+    """
+    noise = np.empty((len(draws), *shape), dtype=np.float32)
+    for row, draw in zip(noise, draws, strict=True):
+        _generator(seed, key, _EPSILON, draw).standard_normal(dtype=np.float32, out=row)
+    return torch.from_numpy(noise)
+
+
+def placement(seed: int, key: int, n: int) -> np.random.Generator:
+    """Open the stream that places the draws of one image (strata, jitter, order)."""
+    return _generator(seed, key, _UNIFORM, n)

@@ -1,0 +1,79 @@
+"""The model card of a trained network: what it is, from what, and the figures measured on it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["write_card"]
+
+_NAMES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "auc": "AUC (one against the rest, macro)",
+    "nll": "negative log-likelihood [nats]",
+    "ece": "expected calibration error (15 bins)",
+    "evaluations_per_image": "network evaluations an image",
+}
+
+
+def _table(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    lines = ["| split | figure | value | 95% interval | images |", "|---|---|---|---|---|"]
+    for split, rows in figures.items():
+        for key, e in rows.items():
+            lines.append(
+                f"| {split} | {_NAMES.get(key, key)} | {e['value']:.4g} | {e['low']:.4g} to {e['high']:.4g} | {e['n']} |"
+            )
+    return lines
+
+
+def write_card(metadata: Mapping[str, Any]) -> str:
+    """Write the README.md of a model directory from its diffclass.json.
+
+    Args:
+        metadata: the content of diffclass.json, with "training" and "figures".
+
+    Returns:
+        Markdown with a YAML front matter, as the Hugging Face hub reads it.
+    """
+    training, recipe = metadata["training"], metadata["training"]["recipe"]
+    space, train = metadata["space"], recipe["train"]
+    front = ["---", "library_name: diffusers", "tags: [diffclass, image-classification, diffusion]",
+             f"license: {json.dumps('other')}", f"license_name: {json.dumps(metadata['licence'])}", "---"]  # fmt: skip
+    body = [
+        f"# {metadata['name']}",
+        "",
+        metadata["description"],
+        "",
+        f"- **Classes** ({len(metadata['classes'])}): {', '.join(metadata['classes'])}",
+        f"- **Images**: {space['channels']} x {space['height']} x {space['width']}",
+        f"- **Data**: {metadata['data']}",
+        f"- **Licence of the data**: {metadata['licence']}",
+        f"- **Recipe**: `{recipe['name']}`, seed {train['seed']}, {train['steps']} steps of {train['batch_size']} images",
+        f"- **Trained**: {training['date']}, {training['seconds'] / 60:.1f} minutes on {training['hardware']}, "
+        f"torch {training['torch']}, diffclass {training['diffclass']}",
+        f"- **Classifier**: {json.dumps(metadata['classifier'])}",
+        "",
+        "## Use",
+        "",
+        "```python",
+        "import diffclass",
+        f"classifier = diffclass.DiffusionClassifier.from_pretrained({metadata['name']!r})",
+        "```",
+        "",
+        "## Measured",
+        "",
+        *_table(metadata["figures"]),
+        "",
+        "Proportions have Wilson intervals, areas under the curve bootstrap intervals; the temperature was fitted on the "
+        "validation images, which also chose nothing else.",
+        "",
+        "## Reproduce",
+        "",
+        "```",
+        f"diffclass train {recipe['name']} --data {recipe['data']['name']} --out runs/{recipe['name']}",
+        "```",
+        "",
+        "The network is a plain diffusers model under EDM preconditioning (Karras et al. 2022): diffusers opens this "
+        "directory, diffclass.json says how images enter and leave it.",
+    ]
+    return "\n".join([*front, *body, ""])

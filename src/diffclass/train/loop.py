@@ -1,0 +1,258 @@
+"""The training loop: EDM's loss, top to bottom, resumable to the bit."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from scipy.special import ndtri
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from diffclass.denoisers.parametrisation import EDM
+from diffclass.denoisers.protocol import Space
+from diffclass.errors import NonFiniteError, ResultError
+from diffclass.train.recipe import DataPart, Recipe, TrainPart
+
+__all__ = ["Progress", "TrainingSet", "augment", "edm_loss", "train_network"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainingSet:
+    """Images with their labels: as they are stored (uint8, a quarter of the memory), or floats in [0, 1]."""
+
+    images: UInt8[Tensor, "image channel height width"] | Float[Tensor, "image channel height width"]
+    labels: Int64[Tensor, " image"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a run is.
+
+    Args:
+        step: optimiser steps done.
+        steps: of how many.
+        loss: running mean of the training loss.
+        images_per_second: since the run was started or resumed.
+        seconds: of training so far, earlier starts included.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    images_per_second: float
+    seconds: float
+
+
+def _random(seed: int, *position: int) -> torch.Generator:
+    """Open the stream of one place in the run: a resumed run draws exactly what an unbroken one would."""
+    state = np.random.SeedSequence([seed, *position]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) % 2**63)
+
+
+def _batch(data: TrainingSet, train: TrainPart, step: int) -> Tensor:
+    """Pick the images of one step: consecutive pieces of one permutation an epoch."""
+    n = len(data.labels)
+    wanted = np.arange(step * train.batch_size, (step + 1) * train.batch_size)
+    picked = []
+    for epoch in np.unique(wanted // n):
+        order = torch.randperm(n, generator=_random(train.seed, 1, int(epoch)))
+        picked.append(order[torch.from_numpy(wanted[wanted // n == epoch] % n)])
+    return torch.cat(picked)
+
+
+def augment(images: Tensor, part: DataPart, random: torch.Generator) -> Tensor:
+    """Mirror and shift images as the recipe says."""
+    n, _, height, width = images.shape
+    if part.flip:
+        mirrored = torch.rand(n, generator=random) < 0.5
+        images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+    if part.shift:
+        offset = torch.randint(-part.shift, part.shift + 1, (n, 2), generator=random)
+        rows = (torch.arange(height) + offset[:, :1]).clamp(0, height - 1)
+        columns = (torch.arange(width) + offset[:, 1:]).clamp(0, width - 1)
+        images = images[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return images
+
+
+def edm_loss(network: nn.Module, x: Tensor, sigma: Tensor, epsilon: Tensor, labels: Tensor, edm: EDM) -> Tensor:
+    """Return EDM's loss: lambda(sigma) ||D - x||^2 a value, which is the plain error of the network's output F.
+
+    Source:
+        Karras et al. 2022, equation 8 and Table 1, "Training" (arXiv:2206.00364).
+    """
+    noisy = x + sigma[:, None, None, None] * epsilon
+    model_input, model_time = edm.prepare(noisy, sigma)
+    output = network(model_input, model_time, class_labels=labels).sample
+    denoised = edm.denoised(noisy, sigma, output.float())
+    weight = (sigma**2 + edm.sigma_data**2) / (sigma * edm.sigma_data) ** 2
+    return (weight[:, None, None, None] * (denoised - x) ** 2).mean()
+
+
+@contextmanager
+def _precision(device: torch.device) -> Iterator[None]:
+    """Use bf16 autocast; on a CPU also plain attention, whose backward pass is more than twice as fast there."""
+    with torch.autocast(device.type, torch.bfloat16):
+        if device.type == "cpu":
+            with sdpa_kernel(SDPBackend.MATH):
+                yield
+        else:
+            yield
+
+
+def _learning_rate(train: TrainPart, step: int) -> float:
+    """Return the rate of one step: linear warm-up, then cosine decay to zero."""
+    warmup = max(1, round(train.warmup * train.steps))
+    if step < warmup:
+        return train.learning_rate * (step + 1) / warmup
+    return train.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, train.steps - warmup)))
+
+
+@final
+class _Run:
+    """Everything that changes while a network trains."""
+
+    def __init__(self, network: nn.Module, train: TrainPart, device: torch.device) -> None:
+        self.network = network.to(device, memory_format=torch.channels_last).train()
+        decay = 0.5 ** (1 / max(1.0, train.ema_half_life * train.steps))
+        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=train.learning_rate, betas=(0.9, 0.99), weight_decay=train.weight_decay
+        )
+        self.step = 0
+        self.seconds = 0.0
+        self.loss = float("nan")
+
+    def state(self) -> dict[str, object]:
+        return {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "loss": self.loss,
+        }
+
+    def save(self, path: Path, recipe: Recipe) -> None:
+        """Write a checkpoint so that a kill at any moment leaves the old one or the new one."""
+        part = path.with_suffix(".part")
+        try:
+            torch.save(self.state() | {"recipe": repr(recipe)}, part)
+            os.replace(part, path)
+        except (OSError, RuntimeError) as error:
+            part.unlink(missing_ok=True)
+            raise ResultError(f"The checkpoint {path} could not be written: {error}.") from error
+
+    def load(self, path: Path, recipe: Recipe) -> None:
+        """Take up a checkpoint of the same recipe."""
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["recipe"] != repr(recipe):
+            raise ResultError(f"{path} belongs to another recipe. Choose another --out, or remove it to start afresh.")
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds, self.loss = state["step"], state["seconds"], state["loss"]
+
+
+def _sigmas(train: TrainPart, random: torch.Generator) -> Tensor:
+    """Draw log-normal noise levels, one in each of batch_size strata of equal probability."""
+    quantile = (torch.randperm(train.batch_size, generator=random) + torch.rand(train.batch_size, generator=random))
+    normal = ndtri((quantile / train.batch_size).double().clamp(1e-6, 1 - 1e-6).numpy())
+    return torch.from_numpy(np.exp(train.log_sigma_mean + train.log_sigma_std * normal)).float()
+
+
+def _one_step(run: _Run, recipe: Recipe, data: TrainingSet, space: Space, n_classes: int) -> Tensor:
+    """Take one optimiser step and return its loss, left on the device."""
+    train, device = recipe.train, next(run.network.parameters()).device
+    random = _random(train.seed, 2, run.step)
+    picked = _batch(data, train, run.step)
+    images = augment(data.images[picked], recipe.data, random)
+    if not images.is_floating_point():
+        images = images.float() / 255
+    x = space.to_model(images).to(device, memory_format=torch.channels_last)
+    sigma = _sigmas(train, random).to(device)
+    epsilon = torch.randn(x.shape, generator=random).to(device, memory_format=torch.channels_last)
+    dropped = torch.rand(len(x), generator=random) < train.label_dropout
+    labels = torch.where(dropped, n_classes, data.labels[picked]).to(device)
+    for group in run.optimizer.param_groups:
+        group["lr"] = _learning_rate(train, run.step)
+    with _precision(device):
+        loss = edm_loss(run.network, x, sigma, epsilon, labels, EDM(space.data_std, train.time_scale))
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(run.network.parameters(), train.gradient_clip)
+    run.optimizer.step()
+    run.average.update_parameters(run.network)
+    run.step += 1
+    return loss.detach()
+
+
+def train_network(
+    network: nn.Module,
+    recipe: Recipe,
+    *,
+    data: TrainingSet,
+    space: Space,
+    n_classes: int,
+    checkpoint: Path,
+    device: torch.device,
+    report: Callable[[Progress, nn.Module], None],
+    checkpoint_seconds: float = 120.0,
+    report_every: int = 50,
+) -> nn.Module:
+    """Train by the recipe and return the network with its averaged weights.
+
+    A checkpoint is written every two minutes, on an interrupt and at the end; a run that finds one goes on from there and
+    ends with the weights an unbroken run would have had.
+
+    Args:
+        network: with its first weights.
+        recipe: what to do.
+        data: what to learn from.
+        space: how images enter the network.
+        n_classes: label n_classes is the null class.
+        checkpoint: file of the run's state.
+        device: where to train.
+        report: called with the progress and the averaged network.
+        checkpoint_seconds: time between checkpoints.
+        report_every: steps between reports.
+
+    Raises:
+        NonFiniteError: the loss became NaN or infinite; the last checkpoint is kept.
+        ResultError: a checkpoint could not be written, or belongs to another recipe.
+    """
+    run = _Run(network, recipe.train, device)
+    if checkpoint.is_file():
+        run.load(checkpoint, recipe)
+    started, first, before, saved = time.monotonic(), run.step, run.seconds, time.monotonic()
+    try:
+        while run.step < recipe.train.steps:
+            loss = _one_step(run, recipe, data, space, n_classes)
+            now = time.monotonic()
+            run.seconds = before + now - started
+            if run.step % report_every == 0 or run.step == recipe.train.steps:
+                value = float(loss)
+                if not math.isfinite(value):
+                    raise NonFiniteError(f"The training loss became {value} at step {run.step}. Lower learning_rate.")
+                run.loss = value if math.isnan(run.loss) else 0.9 * run.loss + 0.1 * value
+                speed = (run.step - first) * recipe.train.batch_size / (now - started)
+                report(Progress(step=run.step, steps=recipe.train.steps, loss=run.loss,
+                                images_per_second=speed, seconds=run.seconds), run.average.module)  # fmt: skip
+                if now - saved > checkpoint_seconds:
+                    run.save(checkpoint, recipe)
+                    saved = time.monotonic()
+    except KeyboardInterrupt:
+        run.save(checkpoint, recipe)
+        raise
+    run.save(checkpoint, recipe)
+    return run.average.module

@@ -1,0 +1,45 @@
+"""Build a diffusers network for a recipe and a data set."""
+
+from typing import Any
+
+from torch import nn
+
+from diffclass.denoisers.protocol import Space
+from diffclass.errors import ConfigError
+from diffclass.train.recipe import NetworkPart
+
+__all__ = ["build_network"]
+
+
+def build_network(part: NetworkPart, space: Space, n_classes: int) -> nn.Module:
+    """Build the network with random weights; class n_classes is the null class.
+
+    Raises:
+        ConfigError: the kind is unknown, or diffusers refuses the options.
+    """
+    import diffusers
+
+    channels, height, width = space.shape
+    if height != width:
+        raise ConfigError(f"diffusers' {part.kind} takes square images. Got {height}x{width}.")
+    options: dict[str, Any] = {"sample_size": height, "in_channels": channels, "out_channels": channels}
+    if part.kind == "UNet2DModel":
+        options |= {"num_class_embeds": n_classes + 1}
+    elif part.kind == "DiTTransformer2DModel":
+        options |= {"num_embeds_ada_norm": n_classes, "norm_type": "ada_norm_zero"}
+    else:
+        raise ConfigError(f"The network kind must be UNet2DModel or DiTTransformer2DModel. Got {part.kind!r}.")
+    try:
+        network = getattr(diffusers, part.kind)(**options, **part.options)
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise ConfigError(f"diffusers cannot build {part.kind} from these options: {error}.") from error
+    return zero_output(network)
+
+
+def zero_output(network: nn.Module) -> nn.Module:
+    """Start the last layer at zero, so that the first denoiser is EDM's skip connection."""
+    last = getattr(network, "conv_out", None) or getattr(network, "proj_out_2", None)
+    if last is not None:
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+    return network

@@ -1,0 +1,155 @@
+"""A training recipe: one TOML file, read into the frozen values that the loop takes."""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, final
+
+from diffclass.errors import ConfigError
+
+__all__ = ["DataPart", "NetworkPart", "Recipe", "TrainPart", "list_recipes", "load_recipe"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataPart:
+    """What is learned from.
+
+    Args:
+        name: data set directory, file or built-in name; the command line's --data replaces it.
+        title: how the card calls the data.
+        licence: of the data, and so of the weights.
+        shape: channels, height and width [pixels] of an image.
+        classes: names, where the data has none.
+        resize: "refuse", "crop" or "stretch" images of another size.
+        flip: mirror half of the images (only where left and right do not matter).
+        shift: [pixels] largest random shift, with edge padding.
+    """
+
+    name: str
+    title: str
+    licence: str
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...] | None = None
+    resize: Literal["refuse", "crop", "stretch"] = "refuse"
+    flip: bool = False
+    shift: int = 0
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkPart:
+    """Which diffusers network, and how images enter it.
+
+    Args:
+        kind: "UNet2DModel" or "DiTTransformer2DModel".
+        patch: [pixels] patch x patch pixels become channels.
+        options: the network's own constructor arguments; channels, size and number of classes are filled in.
+    """
+
+    kind: str = "UNet2DModel"
+    patch: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainPart:
+    """EDM training (Karras et al. 2022, Table 1, "Training").
+
+    Args:
+        steps: optimiser steps.
+        batch_size: images a step.
+        learning_rate: at its peak, after a linear warm-up and before a cosine decay to zero.
+        warmup: [fraction of the run].
+        weight_decay: of AdamW.
+        log_sigma_mean: mean of log(sigma) in training.
+        log_sigma_std: its standard deviation.
+        label_dropout: share of labels replaced by the null class.
+        ema_half_life: [fraction of the run] half-life of the averaged weights.
+        gradient_clip: largest gradient norm.
+        time_scale: the network's time is time_scale * ln(sigma) / 4.
+        seed: of everything.
+        validate_every: steps between measurements of validation accuracy; 0: only at the end.
+        validation_images: how many images each of those measurements classifies.
+    """
+
+    steps: int
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    log_sigma_mean: float = -0.5
+    log_sigma_std: float = 1.2
+    label_dropout: float = 0.1
+    ema_half_life: float = 0.02
+    gradient_clip: float = 1.0
+    time_scale: float = 250.0
+    seed: int = 0
+    validate_every: int = 0
+    validation_images: int = 500
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything a training run depends on but the images."""
+
+    name: str
+    description: str
+    data: DataPart
+    network: NetworkPart
+    train: TrainPart
+    classifier: Mapping[str, Any] = field(default_factory=dict)  # default objective, as in diffclass.json
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, as they are written beside the weights."""
+        return asdict(self)
+
+
+def _part(kind: type, table: object, where: str) -> Any:
+    """Build one part from its table; an unknown or missing key is an error that names the nearest one."""
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where} must be a table.")
+    known = {f.name: f for f in fields(kind)}
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else f" Known keys: {', '.join(known)}."
+            raise ConfigError(f"{where} has the unknown key '{key}'.{hint}")
+    missing = [
+        name for name, f in known.items() if name not in table and f.default is MISSING and f.default_factory is MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{where} lacks the key '{missing[0]}'.")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    return kind(**values)
+
+
+def list_recipes() -> tuple[str, ...]:
+    """Name the recipes that come with the package."""
+    files = resources.files("diffclass.train").joinpath("recipes").iterdir()
+    return tuple(sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml")))
+
+
+def load_recipe(source: str | Path) -> Recipe:
+    """Read a recipe from a TOML file, or by the name of one that comes with the package."""
+    path = Path(source)
+    if path.suffix != ".toml" and str(source) in list_recipes():
+        path = Path(str(resources.files("diffclass.train").joinpath(f"recipes/{source}.toml")))
+    if not path.is_file():
+        raise ConfigError(
+            f"There is no recipe '{source}'. Give a TOML file, or one of the names {', '.join(list_recipes())}."
+        )
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from error
+    parts = {"data": DataPart, "network": NetworkPart, "train": TrainPart}
+    for key, kind in parts.items():
+        if key in table:
+            table[key] = _part(kind, table[key], f"[{key}] of {path}")
+    return _part(Recipe, table, str(path))

@@ -1,0 +1,228 @@
+"""From a recipe to a model directory with measured figures on its card."""
+
+import platform
+from collections.abc import Callable, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import diffclass
+from diffclass.data.datasets import Dataset, dataset_splits, open_dataset
+from diffclass.decide import DiffusionClassifier, against_rest, fit_temperature
+from diffclass.denoisers import EDM, PixelDenoiser, Space, save_model
+from diffclass.errors import InputError
+from diffclass.stats.interval import mean_interval
+from diffclass.stats.metric import accuracy, auc, balanced_accuracy
+from diffclass.train.card import write_card
+from diffclass.train.loop import Progress, TrainingSet, train_network
+from diffclass.train.network import build_network
+from diffclass.train.recipe import Recipe
+
+__all__ = ["run_recipe"]
+
+Report = Callable[[Progress], None]
+Note = Callable[[str], None]
+
+
+def _load(dataset: Dataset, recipe: Recipe) -> TrainingSet:
+    """Read all images, as bytes where they are bytes."""
+    options: dict[str, Any] = {"resize": recipe.data.resize}
+    try:
+        images, labels = dataset.uint8(recipe.data.shape, **options)
+    except InputError:
+        images, labels = dataset.array(recipe.data.shape, **options)
+    return TrainingSet(images=images, labels=labels)
+
+
+def _splits(recipe: Recipe, source: str | Path) -> tuple[Dataset, Dataset, Dataset | None]:
+    """Return training, validation and test sets; a missing validation set is held out of training, by seed."""
+    there = dataset_splits(source)
+    names = recipe.data.classes
+    train = open_dataset(source, split="train" if "train" in there else None, classes=names)
+    test = open_dataset(source, split="test", classes=names) if "test" in there else None
+    if "validation" in there:
+        return train, open_dataset(source, split="validation", classes=names), test
+    order = np.random.default_rng(recipe.train.seed).permutation(len(train))
+    n = min(1000, len(train) // 10)
+    return train.subset(np.sort(order[n:])), train.subset(np.sort(order[:n])), test
+
+
+def _denoiser(network: nn.Module, recipe: Recipe, space: Space, classes: tuple[str, ...]) -> PixelDenoiser:
+    """Wrap the averaged weights, rounded as they will be saved, on the device they are on."""
+    import copy
+
+    rounded = copy.deepcopy(network).to(torch.bfloat16).to(memory_format=torch.channels_last)
+    if next(rounded.parameters()).device.type == "cpu" and not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        rounded = rounded.float()
+    train = recipe.train
+    spread = np.exp(train.log_sigma_mean + np.array([-3, 3]) * train.log_sigma_std)
+    return PixelDenoiser(
+        network=rounded,
+        parametrisation=EDM(space.data_std, train.time_scale),
+        space=space,
+        sigma_range=(float(spread[0]), float(spread[1])),
+        classes=classes,
+        null_class=len(classes),
+        metadata={"classifier": dict(recipe.classifier)},
+    )
+
+
+def _measure(classifier: DiffusionClassifier, data: TrainingSet, note: Note) -> dict[str, Any]:
+    """Classify a set and return the figures of a card with their intervals, and what calibration needs."""
+    images = data.images if data.images.is_floating_point() else None
+    labels = data.labels.numpy()
+    n, decisions = len(labels), {}
+
+    def stream() -> Any:
+        for i in range(n):
+            yield i, (data.images[i].float() / 255 if images is None else images[i])
+
+    for index, decision in classifier.stream(stream()):
+        decisions[index] = (decision.label, decision.evidence.log_odds(), decision.evaluations)
+        if len(decisions) % 250 == 0 or len(decisions) == n:
+            note(f"classified {len(decisions)} of {n}")
+    order = [decisions[i] for i in range(n)]
+    names = {name: i for i, name in enumerate(classifier.classes_)}
+    predicted = np.array([-1 if label is None else names[label] for label, _, _ in order], dtype=np.int64)
+    return {
+        "labels": labels,
+        "predicted": predicted,
+        "log_odds": np.stack([odds for _, odds, _ in order]),
+        "evaluations": np.array([spent for _, _, spent in order], dtype=np.float64),
+    }
+
+
+def _figures(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Summarise what `_measure` returned, each figure with its 95% interval."""
+    labels, predicted = measured["labels"], measured["predicted"]
+    estimates = {
+        "accuracy": accuracy(labels, predicted),
+        "balanced_accuracy": balanced_accuracy(labels, predicted),
+        "auc": auc(labels, against_rest(measured["log_odds"])),
+        "evaluations_per_image": mean_interval(measured["evaluations"]),
+    }
+    return {
+        name: {"value": e.value, "low": e.low, "high": e.high, "n": e.n, "method": e.method}
+        for name, e in estimates.items()
+    }
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    data: str | Path | None = None,
+    out: Path,
+    device: str = "cpu",
+    report: Report = lambda progress: None,
+    note: Note = lambda line: None,
+    measure_test: bool = True,
+) -> Path:
+    """Train, calibrate on validation images, measure on test images, and write a model directory.
+
+    Running it again with the same `out` goes on where it was stopped.
+
+    Args:
+        recipe: what to train.
+        data: the data set; the recipe's own name if None.
+        out: folder of the checkpoint and, in out/model, of the result.
+        device: where to train.
+        report: called with the progress of training.
+        note: called with a line about each other part of the run.
+        measure_test: whether the test split is classified for the card.
+
+    Returns:
+        The model directory.
+
+    Raises:
+        InputError: the data cannot be used.
+        ResultError: out belongs to another recipe, or cannot be written.
+    """
+    source = recipe.data.name if data is None else data
+    train_set, validation_set, test_set = _splits(recipe, source)
+    training = _load(train_set, recipe)
+    note(f"{len(training.labels)} training images of {len(train_set.classes)} classes")
+    channels, height, width = recipe.data.shape
+    space = Space(
+        channels=channels, height=height, width=width, patch=recipe.network.patch, data_std=_std(training.images)
+    )
+    classes, place = train_set.classes, torch.device(device)
+    torch.manual_seed(recipe.train.seed)
+    network = build_network(recipe.network, space, len(classes))
+    validation = _load(validation_set, recipe)
+
+    def on_report(progress: Progress, average: nn.Module) -> None:
+        report(progress)
+        every = recipe.train.validate_every
+        if every and progress.step % every == 0 and progress.step < progress.steps:
+            subset = TrainingSet(
+                images=validation.images[: recipe.train.validation_images],
+                labels=validation.labels[: recipe.train.validation_images],
+            )
+            classifier = DiffusionClassifier(denoiser=_denoiser(average, recipe, space, classes))
+            figures = _figures(_measure(classifier, subset, lambda line: None))
+            note(f"step {progress.step}: validation accuracy {figures['accuracy']['value']:.4f} (n={len(subset.labels)})")
+
+    out.mkdir(parents=True, exist_ok=True)
+    seconds = 0.0
+
+    def timed(progress: Progress, average: nn.Module) -> None:
+        nonlocal seconds
+        seconds = progress.seconds
+        on_report(progress, average)
+
+    average = train_network(
+        network, recipe, data=training, space=space, n_classes=len(classes), checkpoint=out / "checkpoint.pt",
+        device=place, report=timed,
+    )  # fmt: skip
+    return _finish(average, recipe, space, classes, seconds, validation, test_set if measure_test else None, out, note)
+
+
+def _std(images: Tensor) -> float:
+    """[model units] Standard deviation of the pixels of up to 5,000 images."""
+    part = images[:: max(1, len(images) // 5000)]
+    scale = 1.0 if part.is_floating_point() else 255.0
+    return round(float((2 * part.float() / scale - 1).std()), 4)
+
+
+def _finish(
+    average: nn.Module, recipe: Recipe, space: Space, classes: tuple[str, ...], seconds: float,
+    validation: TrainingSet, test_set: Dataset | None, out: Path, note: Note,
+) -> Path:  # fmt: skip
+    """Calibrate, measure and save."""
+    denoiser = _denoiser(average, recipe, space, classes)
+    classifier = DiffusionClassifier(denoiser=denoiser)
+    note("calibrating on the validation images")
+    on_validation = _measure(classifier, validation, note)
+    temperature = fit_temperature(on_validation["log_odds"], on_validation["labels"])
+    figures = {"validation": _figures(on_validation)}
+    if test_set is not None:
+        note("measuring on the test images")
+        figures["test"] = _figures(_measure(classifier, _load(test_set, recipe), note))
+    metadata = {
+        "format": 1,
+        "name": recipe.name,
+        "description": recipe.description,
+        "classes": list(classes),
+        "null_class": len(classes),
+        "space": {
+            "channels": space.channels, "height": space.height, "width": space.width, "scale": space.scale,
+            "offset": space.offset, "patch": space.patch, "data_std": space.data_std,
+        },
+        "parametrisation": {"kind": "edm", "sigma_data": space.data_std, "time_scale": recipe.train.time_scale},
+        "sigma_range": list(denoiser.sigma_range),
+        "classifier": {**recipe.classifier, "temperature": temperature.value},
+        "licence": recipe.data.licence,
+        "data": recipe.data.title,
+        "figures": figures,
+        "training": {
+            "recipe": recipe.as_dict(), "seconds": round(seconds, 1), "date": date.today().isoformat(),
+            "hardware": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+            if next(average.parameters()).device.type == "cpu" else torch.cuda.get_device_name(),
+            "torch": torch.__version__, "diffclass": diffclass.__version__,
+        },
+    }  # fmt: skip
+    return save_model(out / "model", average, metadata, write_card(metadata))
