@@ -24,7 +24,7 @@ check: lint
 lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/codespell src tests docs benchmarks scripts README.md CHANGELOG.md CONTRIBUTING.md
+	$(BIN)/codespell
 
 format: setup
 	$(BIN)/ruff format

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from diffclass.data import stratified
+from diffclass.data.formats import stratified
 from diffclass.data.datasets import Dataset, dataset_splits, open_dataset
 from diffclass.errors import ConditionError, InputError, RangeError, ShapeError
 

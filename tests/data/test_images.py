@@ -1,7 +1,10 @@
 """Pictures in, tensors out: exact values, and every change said."""
 
 import io
+import subprocess
+import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -264,6 +267,23 @@ def test_decompression_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         with pytest.raises(InputError, match=f"has more than the {limit:,} pixels that are safe to open. Shrink it"):
             load_image(content, GREY)
+
+
+def test_forbidden_files_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "open", Mock(side_effect=PermissionError(13, "Permission denied")))
+    with pytest.raises(InputError, match=r"^The picture 'a\.png' may not be read. Check its permissions.$"):
+        load_image("a.png", GREY)
+
+
+def test_unknown_resize_is_refused() -> None:
+    # In a process of its own, because the type checker of the tests would be the first to object.
+    code = (
+        "import numpy; from diffclass.data.images import load_image, InputError\n"
+        "try: load_image(numpy.zeros((2, 2)), (1, 1, 1), resize='pad')\n"
+        "except InputError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "The 'resize' parameter must be 'crop', 'stretch' or 'refuse'. Got 'pad'.\n"
 
 
 # Batches

@@ -346,3 +346,23 @@ def test_versions_are_json_and_name_what_matters(tmp_path: Path, monkeypatch: py
     assert versions()["device"] == "cuda"
     assert versions(device="cuda:1")["gpu"] == "A GPU"
     assert "gpu" not in versions(device="cpu")
+
+
+def test_versions_leave_out_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name == "diffusers":
+            raise results.metadata.PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(results.metadata, "version", version)
+    found = versions()
+    assert found["torch"] == "1.0"
+    assert "diffusers" not in found
+
+
+def test_readers_refuse_damage_in_the_middle(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    lines = filled(path).split(b"\n")
+    path.write_bytes(b"\n".join([*lines[:3], b"{", *lines[4:]]))
+    with pytest.raises(ResultError, match=r"^Line 4 of '.*r\.jsonl' is damaged. Delete the line.$"):
+        read_results(path)

@@ -343,6 +343,22 @@ def test_a_failed_save_leaves_the_old_model(saved: Path, monkeypatch: pytest.Mon
     assert [path.name for path in saved.parent.iterdir()] == ["tiny"]
 
 
+def test_a_failed_rename_puts_the_old_model_back(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.suffix == ".part":
+            raise OSError(13, "Permission denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(ResultError) as caught:
+        save_model(saved, tiny_unet(), {**METADATA, "name": "second"}, CARD)
+    assert str(caught.value) == f"The model could not be saved in {str(saved)!r}: Permission denied."
+    assert load_pixel(saved).metadata["name"] == "tiny"
+    assert [path.name for path in saved.parent.iterdir()] == ["tiny"]
+
+
 def test_loading_leaves_the_global_random_numbers_alone(saved: Path) -> None:
     before = torch.get_rng_state()
     load_pixel(saved)

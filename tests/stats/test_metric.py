@@ -74,7 +74,7 @@ def test_intervals_cover(n_classes: int) -> None:
 
 
 def test_ece_interval_of_a_calibrated_model_reaches_zero() -> None:
-    # The lower end should be above 0 in 2.5% of samples: 6 or more of 40 have probability 2e-4.
+    # The lower end should be above 0 in 2.5% of samples: 6 or more of 40 have probability 5e-4.
     missed = 0
     for seed in range(40):
         labels, p = sample(400, 3, seed=seed)

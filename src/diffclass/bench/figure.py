@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,11 +69,14 @@ def _save(figure: "Figure", path: Path) -> Path:
     ending = path.suffix.lower().removeprefix(".")
     if ending not in known:
         raise InputError(f"The figure '{path}' must end in one of: {', '.join(sorted(known))}. Got {path.suffix!r}.")
+    part = path.with_name(f".{path.stem}.{os.getpid()}.{ending}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        figure.savefig(part)
+        part.replace(path)
     except OSError as error:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise ResultError(f"The figure '{path}' cannot be written: {error.strerror or error}.") from error
     return path
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from diffclass.bench.answers import Answer
 from diffclass.bench.recording import configuration, record, recording
-from diffclass.data import _PICTURES
 from diffclass.data.datasets import Item, Progress
+from diffclass.data.formats import PICTURES
 from diffclass.data.images import Resize
 from diffclass.data.results import versions
 from diffclass.decide.classifier import DiffusionClassifier
@@ -29,7 +29,7 @@ def picture_items(paths: Sequence[str | os.PathLike[str]]) -> list[Item]:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = sorted(f for f in path.iterdir() if f.suffix.lower() in _PICTURES and not f.name.startswith("."))
+        inside = sorted(f for f in path.iterdir() if f.suffix.lower() in PICTURES and not f.name.startswith("."))
         if not inside:
             raise InputError(f"The folder '{path}' has no pictures in it. Give pictures, or a folder of them.")
         found += inside

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from numpy import ndarray
 
-from diffclass.decide.calibration import fit_temperature, probabilities
+from diffclass.decide.calibration import against_rest, fit_temperature, probabilities
 from diffclass.errors import InputError
 from diffclass.stats.interval import Estimate, mean_interval, wilson
 from diffclass.stats.metric import accuracy, auc, balanced_accuracy, ece, nll
@@ -16,7 +16,6 @@ from diffclass.stats.metric import accuracy, auc, balanced_accuracy, ece, nll
 __all__ = ["Scores"]
 
 _LISTED = 20  # failures that are named in a summary
-_LARGEST = 30.0  # log-odds that still leave probabilities apart in float64
 
 
 @final
@@ -98,7 +97,7 @@ class Scores:
         measure("accuracy", lambda: accuracy(labels, named))
         measure("balanced_accuracy", lambda: balanced_accuracy(labels, named, seed=seed))
         measure("abstentions", lambda: wilson(int((named < 0).sum()), n))
-        measure("auc", lambda: auc(labels, self._ranked()))
+        measure("auc", lambda: auc(labels, against_rest(self.log_odds.astype(np.float64))))
         measure("evaluations_per_image", lambda: mean_interval(self.evaluations.astype(np.float64)))
         chosen, suffix = np.arange(n), ""
         if temperature is None:
@@ -106,7 +105,8 @@ class Scores:
             try:
                 found = fit_temperature(self.log_odds[fit], labels[fit], held_out=0.1, seed=seed)
             except InputError as error:
-                return {**metrics, "nll": None, "ece": None}, {**notes, "nll": str(error), "ece": str(error)}, None
+                reason = f"{str(error).split('. ')[0].rstrip('.')}."
+                return {**metrics, "nll": None, "ece": None}, {**notes, "nll": reason, "ece": reason}, None
             temperature = found.value
             for name in ("nll_on_half", "ece_on_half"):
                 notes[name] = f"temperature fitted on {found.n} images of this run, measured on {len(chosen)} others"
@@ -119,8 +119,3 @@ class Scores:
         order = np.random.default_rng(seed).permutation(len(self.labels))
         middle = len(order) // 2
         return np.sort(order[:middle]), np.sort(order[middle:]), "_on_half"
-
-    def _ranked(self) -> ndarray:
-        """Return posteriors at a temperature that leaves all of them apart, for metrics of ranking alone."""
-        spread = float(np.ptp(self.log_odds, axis=1).max(initial=0.0))
-        return probabilities(self.log_odds, max(1.0, spread / _LARGEST))

@@ -1,16 +1,26 @@
 """The command line: one file a verb, imported when the verb is called, so that --help costs nothing."""
 
+import os
 import traceback
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from collections.abc import Iterator
 from typing import Any, final
 
 import click
 
 import diffclass
-from diffclass.errors import ConfigError, DiffclassError, InputError, MissingExtra, ModelError, WeightsMissing
+from diffclass.cli.render import sentence
+from diffclass.errors import (
+    ConfigError,
+    DiffclassError,
+    DiffclassWarning,
+    InputError,
+    MissingExtra,
+    ModelError,
+    WeightsMissing,
+)
 
 __all__ = ["main"]
 
@@ -24,12 +34,6 @@ _VERBS = {
     "check": "Check that a model keeps the promises of a denoiser.",
 }
 _FAILED, _BAD_INPUT, _MISSING, _INTERRUPTED = 1, 2, 3, 130
-_IN_SHELL = {  # how the remedies of the library are said here
-    "convert=True": "--convert",
-    "resize='crop'": "--resize crop",
-    "resize='stretch'": "--resize stretch",
-    "dtype float32": "--dtype float32",
-}
 
 
 @final
@@ -57,23 +61,30 @@ class _Verbs(click.Group):
         except DiffclassError as error:
             if ctx.meta.get("debug"):
                 traceback.print_exc()
-            _fail(ctx, f"Error: {_sentence(error)}", _exit_code(error))
+            _fail(ctx, f"Error: {sentence(error)}", _exit_code(error))
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+_EXAMPLES = """\b
+Examples:
+  diffclass demo
+  diffclass classify cat.jpg --model cifar10
+  diffclass evaluate digits --model digits --split test --out out/digits
+
+Exit codes: 0 done, 1 failed or some pictures failed, 2 bad input, 3 missing weights or package, 130 interrupted.
+"""
+
+
+@click.group(
+    cls=_Verbs,
+    epilog=_EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(diffclass.__version__, "-V", "--version", message="diffclass %(version)s")
 def main() -> None:
     """Classify images with conditional diffusion models.
 
     The class under which a model denoises an image best is the answer. It comes with its log-odds over the runner-up,
     their standard error, and how many network evaluations they took.
-
-    \b
-      diffclass demo
-      diffclass classify cat.jpg --model cifar10
-      diffclass evaluate digits --model digits --split test --out out/digits
-
-    Exit codes: 0 done, 1 failed or some pictures failed, 2 bad input, 3 missing weights or package, 130 interrupted.
     """
 
 
@@ -81,14 +92,6 @@ def _exit_code(error: DiffclassError) -> int:
     if isinstance(error, WeightsMissing | MissingExtra):
         return _MISSING
     return _BAD_INPUT if isinstance(error, InputError | ConfigError | ModelError) else _FAILED
-
-
-def _sentence(error: BaseException) -> str:
-    """Return an error's message on one line, with remedies as options of the command line."""
-    text = " ".join(str(error).split())
-    for keyword, option in _IN_SHELL.items():
-        text = text.replace(keyword, option)
-    return text
 
 
 def _fail(ctx: click.Context, message: str, code: int) -> None:
@@ -99,12 +102,13 @@ def _fail(ctx: click.Context, message: str, code: int) -> None:
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
     """Show no warnings but our own, one sentence each, and silence what other libraries have to say."""
-    from diffclass.errors import DiffclassWarning
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         if issubclass(category, DiffclassWarning):
             click.echo(f"Warning: {message}", err=True)
 
+    for library in ("DIFFUSERS", "TRANSFORMERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("once", DiffclassWarning)

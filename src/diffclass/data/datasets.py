@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from diffclass.data import SPLITS, UNLABELLED, Parts, Table, find_parts, listed, stratified
+from diffclass.data.formats import SPLITS, UNLABELLED, Parts, Table, find_parts, listed, stratified
 from diffclass.data.images import Prepared, Resize, Source, prepare_image
 from diffclass.errors import ConditionError, InputError, RangeError
 

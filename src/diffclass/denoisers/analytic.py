@@ -151,7 +151,8 @@ class ExactDenoiser(ABC):
         """
         if not (math.isfinite(tau) and tau >= 0):
             raise RangeError(f"The 'tau' parameter of log_likelihood must be a finite number of at least 0. Got {tau}.")
-        return self.log_density(self.encode(images), torch.full((len(images),), tau, device=images.device).double())
+        sigma = torch.full((len(images),), tau, dtype=torch.float64, device=images.device)
+        return self.log_density(self.encode(images), sigma)
 
 
 @final

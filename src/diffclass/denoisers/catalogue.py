@@ -9,6 +9,7 @@ import torch
 
 from diffclass.denoisers.card import ModelCard, card_of, read_json
 from diffclass.denoisers.pixel import load_pixel
+from diffclass.denoisers.precision import fastest_dtype
 from diffclass.denoisers.protocol import Denoiser
 from diffclass.denoisers.weights import fetch
 from diffclass.errors import ConditionError, InputError, WeightsMissing
@@ -121,15 +122,7 @@ def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":
-        return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
+        return fastest_dtype(device)
     if dtype not in _DTYPES:
         raise InputError(f"The 'dtype' parameter of load must be auto, {', '.join(_DTYPES)}. Got {dtype!r}.")
     return _DTYPES[dtype]
-
-
-def _computes_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device computes with bfloat16 rather than emulating it."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.6 does not tell
-    return device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -1,7 +1,7 @@
 """Mixtures of probabilistic PCA: exact denoisers that fit real images.
 
-Class c is p(x | c) = sum_m w_m N(x; mu_m, W_m W_m^T + f_m I) with a few columns in W_m. Under noise the covariance stays in the
-same eigenbasis, so that the posterior mean and the density of a noisy image cost two matrix products.
+Class c is p(x | c) = sum_m w_m N(x; mu_m, W_m W_m^T + f_m I) with a few columns in W_m. Under noise the covariance
+keeps its eigenbasis, so that the posterior mean and the density of a noisy image cost two matrix products.
 """
 
 import json
@@ -274,8 +274,8 @@ def _check_tensors(
         fits = len(got) == len(axes) and all(a in (b, -1) for a, b in zip(axes, got, strict=True))
         if not fits or not bool(tensors[name].isfinite().all()) or len(sizes) != n_classes:
             raise WeightsMismatch(
-                f"The weights in {str(path)!r} do not fit the model's other files: {name!r} must be finite and of shape "
-                f"{axes} (-1: any). Got {got}. Use the files that were saved together."
+                f"The weights in {str(path)!r} do not fit the model's other files: {name!r} must be finite and of "
+                f"shape {axes} (-1: any). Got {got}. Use the files that were saved together."
             )
 
 
@@ -303,15 +303,18 @@ def mixture_card(metadata: Mapping[str, Any]) -> str:
         f"- **Licence of the data**: {metadata.get('licence', 'unknown')}",
         *(f"- **{name.replace('_', ' ').capitalize()}**: {value}" for name, value in fit.items()),
         "",
-        "Class c is a mixture of Gaussians with covariance W W^T + floor I. Its denoiser E[x | noisy, class] and its density, "
-        "clean or under Gaussian noise, have closed forms: no network, no training of one, and no approximation but the mixture "
-        "itself. Means and loadings are stored in bfloat16; the density is the exact one of the rounded numbers.",
+        "Class c is a mixture of Gaussians with covariance W W^T + floor^2 I. Its denoiser E[x | noisy, class] and its "
+        "density, clean or under Gaussian noise, have closed forms: there is no network and no approximation but the "
+        "mixture itself. Means and loadings are stored in bfloat16; the density is that of the rounded numbers.",
     ]
     if rows:
         head = ["| split | figure | value | 95% interval | images |", "|---|---|---|---|---|"]
         lines += ["", "## Measured", "", *head, *rows]
-        lines += ["", "Exact likelihoods with a uniform prior; accuracies have Wilson intervals. Under noise of standard "
-                  "deviation tau [image units], the likelihood is that of the noisy image."]  # fmt: skip
+        lines += [
+            "",
+            "By exact likelihoods under a uniform prior, after rounding; accuracies have Wilson intervals. Under noise "
+            "of standard deviation tau [image units] the likelihood is that of the noisy image.",
+        ]
     if "command" in metadata:
         lines += ["", "## Reproduce", "", "```", metadata["command"], "```"]
     return "\n".join([*lines, ""])

@@ -12,6 +12,7 @@ from torch import nn
 
 from diffclass.denoisers.card import read_json, read_metadata
 from diffclass.denoisers.parametrisation import Parametrisation
+from diffclass.denoisers.precision import place_network
 from diffclass.denoisers.protocol import Conditions, Space
 from diffclass.denoisers.scheduler import parametrisation_of, read_parametrisation
 from diffclass.denoisers.weights import fetch, find_weights, put_weights, read_weights
@@ -105,8 +106,7 @@ class PixelDenoiser:
         noisy = noisy.to(torch.promote_types(noisy.dtype, torch.float32))
         sample, time = self.parametrisation.prepare(noisy, sigma)
         if dtype is not None:
-            layout = torch.channels_last if dtype.itemsize == 2 else torch.preserve_format
-            sample = sample.to(device, dtype, memory_format=layout)
+            sample = sample.to(device, dtype)
         output = self.network(sample, time, class_labels=conditions.tensors["class_labels"]).sample
         output = output[:, : noisy.shape[1]].to(noisy.dtype)  # learned variances come after
         denoised = self.parametrisation.denoised(noisy, sigma, output)
@@ -157,8 +157,7 @@ def load_pixel(
     network = denoiser.network
     assert isinstance(network, nn.Module)
     network.to(device=device, dtype=dtype)
-    if dtype.itemsize == 2:
-        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    place_network(network, device=device, dtype=dtype)
     return denoiser
 
 

@@ -111,7 +111,8 @@ class AsymptoticSequence(Sequence):
     Without replacement, X_i minus the mean of the blocks not yet seen before it, times sqrt((N - i + 1) / (N - i)), are
     independent Gaussians of one variance (Helmert's contrasts) if the list is a Gaussian sample. A shift of the mean
     by m shifts them by m a_i with a_i^2 = N^2 / ((N - i)(N - i + 1)), whose sum over n blocks is n N / (N - n). So the
-    bound is the one with replacement after n / (1 - n/N) blocks, and its radius reaches 0 with the last block.
+    bound is the one with replacement after n / (1 - n/N) blocks. In the last eighth of the list it stands still, since
+    the mean of the few blocks left need not be near normal; with the last block it becomes exact.
 
     Args:
         prior_blocks: effects (mean over sd of a block) are expected to be about 1 / sqrt(prior_blocks). It changes how
@@ -131,9 +132,9 @@ class AsymptoticSequence(Sequence):
 
     def lower(self, blocks: Blocks, *, delta: float, n_total: int | None = None) -> Bounds:
         """Return the bound after all blocks seen so far."""
-        n = len(blocks)
-        if n_total is not None and n >= n_total:
+        if n_total is not None and len(blocks) >= n_total:
             return blocks.mean(axis=0)
+        n = len(blocks) if n_total is None else min(len(blocks), n_total - n_total // 8)
         prior = self.prior_blocks
         seen = n if n_total is None else n / (1 - n / n_total)
         # P(effect > 0 | blocks) >= 1 - 1 / (2 Q) at the boundary: adding 1/2 pays for averaging over one side.
@@ -141,7 +142,7 @@ class AsymptoticSequence(Sequence):
         ratio, shrink = level ** (2 / n), prior / (seen + prior)
         if n < 2 or ratio * shrink >= 1:
             return np.full(blocks.shape[1], -np.inf)
-        mean, squares, skewness = _moments(blocks)
+        mean, squares, skewness = _moments(blocks[:n])
         boundary = np.sqrt((n - 1) * (ratio - 1) / (1 - ratio * shrink))  # of mean / se
         margin = _skewness_margin(skewness, boundary, n=n, left=1.0 if n_total is None else 1 - n / n_total)
         return mean - np.sqrt(squares / (n - 1) / seen) * (boundary + margin)

@@ -64,8 +64,8 @@ def write_card(metadata: Mapping[str, Any]) -> str:
         "",
         *_table(metadata["figures"]),
         "",
-        "Proportions have Wilson intervals, areas under the curve bootstrap intervals; the temperature was fitted on the "
-        "validation images, which also chose nothing else.",
+        "Accuracy has a Wilson interval, balanced accuracy and AUC bootstrap intervals. The temperature was fitted on the "
+        "validation images; test images chose nothing.",
         "",
         "## Reproduce",
         "",

@@ -118,12 +118,17 @@ def _learning_rate(train: TrainPart, step: int) -> float:
     return train.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, train.steps - warmup)))
 
 
+def _identity(recipe: Recipe) -> str:
+    """Return what the weights depend on; names, texts and the default classifier may change."""
+    return repr((recipe.data.shape, recipe.data.flip, recipe.data.shift, recipe.network, recipe.train))
+
+
 @final
 class _Run:
     """Everything that changes while a network trains."""
 
     def __init__(self, network: nn.Module, train: TrainPart, device: torch.device) -> None:
-        self.network = network.to(device, memory_format=torch.channels_last).train()
+        self.network = network.to(device).to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
         decay = 0.5 ** (1 / max(1.0, train.ema_half_life * train.steps))
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
         self.optimizer = torch.optim.AdamW(
@@ -147,7 +152,7 @@ class _Run:
         """Write a checkpoint so that a kill at any moment leaves the old one or the new one."""
         part = path.with_suffix(".part")
         try:
-            torch.save(self.state() | {"recipe": repr(recipe)}, part)
+            torch.save(self.state() | {"recipe": _identity(recipe)}, part)
             os.replace(part, path)
         except (OSError, RuntimeError) as error:
             part.unlink(missing_ok=True)
@@ -156,7 +161,7 @@ class _Run:
     def load(self, path: Path, recipe: Recipe) -> None:
         """Take up a checkpoint of the same recipe."""
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["recipe"] != repr(recipe):
+        if state["recipe"] != _identity(recipe):
             raise ResultError(f"{path} belongs to another recipe. Choose another --out, or remove it to start afresh.")
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
@@ -209,8 +214,8 @@ def train_network(
     report: Callable[[Progress, nn.Module], None],
     checkpoint_seconds: float = 120.0,
     report_every: int = 50,
-) -> nn.Module:
-    """Train by the recipe and return the network with its averaged weights.
+) -> tuple[nn.Module, float]:
+    """Train by the recipe and return the network with its averaged weights, and the seconds it took in all.
 
     A checkpoint is written every two minutes, on an interrupt and at the end; a run that finds one goes on from there and
     ends with the weights an unbroken run would have had.
@@ -254,5 +259,6 @@ def train_network(
     except KeyboardInterrupt:
         run.save(checkpoint, recipe)
         raise
-    run.save(checkpoint, recipe)
-    return run.average.module
+    if run.step > first:
+        run.save(checkpoint, recipe)
+    return run.average.module, run.seconds

@@ -1,5 +1,6 @@
 """From a recipe to a model directory with measured figures on its card."""
 
+import copy
 import platform
 from collections.abc import Callable, Mapping
 from datetime import date
@@ -14,6 +15,7 @@ import diffclass
 from diffclass.data.datasets import Dataset, dataset_splits, open_dataset
 from diffclass.decide import DiffusionClassifier, against_rest, fit_temperature
 from diffclass.denoisers import EDM, PixelDenoiser, Space, save_model
+from diffclass.denoisers.precision import fastest_dtype, place_network
 from diffclass.errors import InputError
 from diffclass.stats.interval import mean_interval
 from diffclass.stats.metric import accuracy, auc, balanced_accuracy
@@ -53,15 +55,12 @@ def _splits(recipe: Recipe, source: str | Path) -> tuple[Dataset, Dataset, Datas
 
 def _denoiser(network: nn.Module, recipe: Recipe, space: Space, classes: tuple[str, ...]) -> PixelDenoiser:
     """Wrap the averaged weights, rounded as they will be saved, on the device they are on."""
-    import copy
-
-    rounded = copy.deepcopy(network).to(torch.bfloat16).to(memory_format=torch.channels_last)
-    if next(rounded.parameters()).device.type == "cpu" and not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
-        rounded = rounded.float()
+    device = next(network.parameters()).device
+    rounded = copy.deepcopy(network).to(torch.bfloat16)
     train = recipe.train
     spread = np.exp(train.log_sigma_mean + np.array([-3, 3]) * train.log_sigma_std)
     return PixelDenoiser(
-        network=rounded,
+        network=place_network(rounded, device=device, dtype=fastest_dtype(device)),
         parametrisation=EDM(space.data_std, train.time_scale),
         space=space,
         sigma_range=(float(spread[0]), float(spread[1])),
@@ -167,16 +166,9 @@ def run_recipe(
             note(f"step {progress.step}: validation accuracy {figures['accuracy']['value']:.4f} (n={len(subset.labels)})")
 
     out.mkdir(parents=True, exist_ok=True)
-    seconds = 0.0
-
-    def timed(progress: Progress, average: nn.Module) -> None:
-        nonlocal seconds
-        seconds = progress.seconds
-        on_report(progress, average)
-
-    average = train_network(
+    average, seconds = train_network(
         network, recipe, data=training, space=space, n_classes=len(classes), checkpoint=out / "checkpoint.pt",
-        device=place, report=timed,
+        device=place, report=on_report,
     )  # fmt: skip
     return _finish(average, recipe, space, classes, seconds, validation, test_set if measure_test else None, out, note)
 
@@ -220,9 +212,21 @@ def _finish(
         "figures": figures,
         "training": {
             "recipe": recipe.as_dict(), "seconds": round(seconds, 1), "date": date.today().isoformat(),
-            "hardware": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-            if next(average.parameters()).device.type == "cpu" else torch.cuda.get_device_name(),
+            "hardware": _hardware(next(average.parameters()).device),
             "torch": torch.__version__, "diffclass": diffclass.__version__,
         },
     }  # fmt: skip
     return save_model(out / "model", average, metadata, write_card(metadata))
+
+
+def _hardware(device: torch.device) -> str:
+    """Name what the network was trained on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    names = [line for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
+    name = names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
+    return f"{torch.get_num_threads()} threads of {name}"
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.is_file() else []

@@ -1,0 +1,117 @@
+"""Evaluations, agreement with the full budget, accuracy and wall clock of the races, on one network and the same images.
+
+    python benchmarks/races.py --model mnist --data path/to/mnist --images 1000 --out runs/bench-mnist
+
+Every race runs for real, one after the other, in one process. A race that is done is not run again, so that an interrupted
+benchmark goes on where it was. Agreement is with the answers of Exhaustive on the same seed: PairedRace shares its list of
+draws, SuccessiveHalving (Li et al. 2023, 50 and 500 draws) has a longer one of its own.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+import diffclass
+from diffclass.data import open_dataset, versions, write_json_atomic
+from diffclass.decide import DiffusionClassifier, Exhaustive, PairedRace, SuccessiveHalving
+from diffclass.evidence import Race
+from diffclass.stats.interval import mean_interval, wilson
+
+
+def run(classifier: DiffusionClassifier, images: torch.Tensor, name: str) -> dict[str, Any]:
+    """Classify all images and return labels, evaluations and seconds."""
+    started, shown, rows = time.perf_counter(), 0.0, {}
+    for index, decision in classifier.stream(enumerate(images)):
+        rows[index] = (decision.label, decision.leader, decision.evaluations, decision.n_draws)
+        if time.perf_counter() - shown > 20:
+            shown = time.perf_counter()
+            click.echo(f"{name}: {len(rows)} of {len(images)}, {shown - started:.0f} s", err=True)
+    seconds = time.perf_counter() - started
+    order = [rows[i] for i in range(len(images))]
+    return {
+        "labels": [label for label, *_ in order], "leaders": [leader for _, leader, *_ in order],
+        "evaluations": [e for *_, e, _ in order], "n_draws": [n for *_, n in order], "seconds": seconds,
+    }  # fmt: skip
+
+
+@click.command()
+@click.option("--model", required=True)
+@click.option("--data", required=True)
+@click.option("--images", default=1000)
+@click.option("--draws", default=256, help="The full budget of draws a class.")
+@click.option("--delta", default=0.01)
+@click.option("--batch-size", default=256)
+@click.option("--threads", default=0)
+@click.option("--seed", default=0)
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+def main(
+    model: str, data: str, images: int, draws: int, delta: float, batch_size: int, threads: int, seed: int, out: Path
+) -> None:
+    """Compare the races."""
+    if threads:
+        torch.set_num_threads(threads)
+    base = DiffusionClassifier.from_pretrained(model, batch_size=batch_size, seed=seed)
+    dataset = open_dataset(data, split="test", classes=base.classes_).sample(images, seed=seed)
+    batch, labels = dataset.array(base.denoiser.space.image_shape)
+    truth = [base.classes_[i] for i in labels.tolist()]
+    assert isinstance(base.race, PairedRace)
+    block = base.race.block
+    races: dict[str, Race] = {
+        "PairedRace": PairedRace(n_draws=draws, block=block, delta=delta),
+        "Exhaustive": Exhaustive(n_draws=draws, block=block),
+        "SuccessiveHalving 50/500": SuccessiveHalving.published("cifar10"),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    results: dict[str, dict[str, Any]] = {}
+    for name, race in races.items():
+        path = out / f"{name.split()[0].lower()}.json"
+        if not path.is_file():
+            classifier = DiffusionClassifier(
+                denoiser=base.denoiser, race=race, batch_size=batch_size, seed=seed, temperature=base.temperature
+            )
+            classifier.classify(batch[:2])  # warm up
+            write_json_atomic(path, run(classifier, batch, name) | {"race": repr(race)})
+        results[name] = json.loads(path.read_text())
+    reference = results["Exhaustive"]
+    table = []
+    for name in ("Exhaustive", "SuccessiveHalving 50/500", "PairedRace"):
+        r = results[name]
+        right = sum(a == b for a, b in zip(r["labels"], truth, strict=True))
+        same = sum(a == b for a, b in zip(r["labels"], reference["labels"], strict=True))
+        spent = mean_interval(np.array(r["evaluations"], dtype=np.float64))
+        table.append(
+            {
+                "race": name, "images": images,
+                "evaluations": spent.value, "evaluations_low": spent.low, "evaluations_high": spent.high,
+                "evaluations_ratio": spent.value / float(np.mean(reference["evaluations"])),
+                "agreement": vars_of(wilson(same, images)), "accuracy": vars_of(wilson(right, images)),
+                "seconds": r["seconds"], "wall_clock_ratio": reference["seconds"] / r["seconds"],
+            }
+        )  # fmt: skip
+    settings = {"model": model, "draws": draws, "delta": delta, "batch_size": batch_size, "seed": seed,
+                "threads": torch.get_num_threads(), "paired_race": repr(races["PairedRace"]),
+                "versions": versions(), "diffclass": diffclass.__version__}  # fmt: skip
+    write_json_atomic(out / "table.json", {"settings": settings, "table": table})
+    click.echo(f"| race | evaluations an image | share of full | agreement | accuracy | wall clock |\n|{'---|' * 6}")
+    for row in table:
+        agreement, accuracy = row["agreement"], row["accuracy"]
+        click.echo(
+            f"| {row['race']} | {row['evaluations']:.0f} ({row['evaluations_low']:.0f} to {row['evaluations_high']:.0f}) "
+            f"| {row['evaluations_ratio']:.3f} | {agreement['value']:.3f} ({agreement['low']:.3f} to "
+            f"{agreement['high']:.3f}) | {accuracy['value']:.3f} ({accuracy['low']:.3f} to {accuracy['high']:.3f}) "
+            f"| {row['wall_clock_ratio']:.2f}x |"
+        )
+
+
+def vars_of(estimate: Any) -> dict[str, float]:
+    """Return an estimate's numbers."""
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""`diffclass classify`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from diffclass.cli.options import model_options, out_option, output_options, picture_options, race_options
+
+__all__ = ["classify"]
+
+_DRAWN = 12  # pictures in a figure
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@model_options
+@click.option("--labels", metavar="A,B,...", help="Choose among these classes only; the model's calibration is void.")
+@race_options
+@picture_options("crop")
+@click.option("--figure", type=click.Path(dir_okay=False, path_type=Path), help="Draw the first 12 answers.")
+@out_option("Keep results.jsonl and run.json here; the same command goes on from them.")
+@output_options
+def classify(
+    images: tuple[str, ...], labels: str | None, figure: Path | None, out: Path | None, as_json: bool, quiet: bool,
+    resize: Any, convert: bool, **settings: Any,
+) -> None:  # fmt: skip
+    """Say what is in pictures. A folder stands for every picture in it.
+
+    Read the log-odds over the runner-up and their standard error first: a difference of several standard errors will
+    not change with more draws. The calibrated percentage says how often such answers are right.
+    """
+    from diffclass.bench.figure import draw_answers
+    from diffclass.bench.pictures import classify_pictures, picture_items
+    from diffclass.cli.build import build_classifier
+    from diffclass.cli.render import answers_table, fail_items, note, note_changes, progress, show, working
+
+    items = picture_items(images)
+    chosen = None if labels is None else tuple(name.strip() for name in labels.split(","))
+    with working(f"loading {settings['model']}"):
+        classifier = build_classifier(labels=chosen, **settings)
+    with progress("classifying") as update:
+        rows, answers = classify_pictures(
+            classifier, items, out=out, progress=update, resize=resize, convert=convert,
+            most_kept=_DRAWN if figure else 0,
+        )  # fmt: skip
+    failures = [(row["id"], row["error"]) for row in rows if "error" in row]
+    if len(failures) < len(rows):
+        show([answers_table(rows)], rows, as_json=as_json)
+        note_changes(rows)
+    if figure is not None and answers:
+        note(f"drawn: {draw_answers(answers, figure, title=Path(settings['model']).name)}")
+    fail_items(failures, of=len(rows))

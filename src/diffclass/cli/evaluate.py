@@ -1,0 +1,48 @@
+"""`diffclass evaluate`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from diffclass.cli.options import model_options, out_option, output_options, picture_options, race_options
+
+__all__ = ["evaluate"]
+
+
+@click.command()
+@click.argument("dataset")
+@model_options
+@race_options
+@click.option("--split", help="Which part of the data set: train, validation or test.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many images, each class in its proportion.")
+@picture_options("refuse")
+@click.option("--save-errors", is_flag=True, help="Keep every error of every draw in OUT/errors.")
+@out_option("Keep results.jsonl, summary.json and run.json here; the same command goes on from them.")
+@output_options
+def evaluate(
+    dataset: str, split: str | None, limit: int | None, save_errors: bool, out: Path | None, as_json: bool, quiet: bool,
+    resize: Any, convert: bool, **settings: Any,
+) -> None:  # fmt: skip
+    """Measure accuracy, calibration and cost on a labelled data set, each with its 95% interval.
+
+    DATASET is a folder with a folder of pictures a class, parquet, MedMNIST npz, a CSV of path and label, or "digits"
+    (scikit-learn's). An abstention counts as wrong. Run the same command again to go on after an interruption.
+    """
+    from diffclass.bench import evaluate as measure
+    from diffclass.cli.build import build_classifier
+    from diffclass.cli.render import evaluation_tables, fail_items, on_interrupt, progress, show, working
+    from diffclass.data.datasets import open_dataset
+
+    with working(f"loading {settings['model']}"):
+        classifier = build_classifier(**settings)
+    part = open_dataset(dataset, split=split, classes=classifier.classes_)
+    if out is not None:
+        on_interrupt(f"Stopped. '{out}' keeps what is done, and the same command goes on from there.")
+    with progress(f"evaluating {part.name}") as update:
+        measured = measure(
+            classifier, part, out=out, limit=limit, progress=update, resize=resize, convert=convert,
+            save_errors=save_errors,
+        )  # fmt: skip
+    show(evaluation_tables(measured), measured.summary(), as_json=as_json)
+    fail_items(measured.failures, of=measured.n_images, n=measured.n_failed)

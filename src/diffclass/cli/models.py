@@ -1,0 +1,93 @@
+"""`diffclass models`."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from diffclass.cli.options import output_options
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from diffclass.denoisers.card import ModelCard
+
+__all__ = ["models"]
+
+
+@click.command()
+@click.argument("name", required=False)
+@output_options
+def models(name: str | None, as_json: bool, quiet: bool) -> None:
+    """List the models in the package, or show the card of one: a name or a directory."""
+    from diffclass.cli.render import show, table
+    from diffclass.denoisers.catalogue import list_models, read_card
+
+    if name is not None:
+        card = read_card(name)
+        show(_card_tables(card), _plain(card), as_json=as_json)
+        return
+    made = table("name", "kind", ">classes", ">image", ">size", "accuracy", "licence")
+    cards = list_models()
+    for card in cards:
+        shape = "x".join(map(str, card.shape))
+        made.add_row(
+            f"[bold]{card.name}[/]",
+            card.kind,
+            str(len(card.classes)),
+            shape,
+            _size(card),
+            _accuracy(card),
+            card.licence,
+        )
+    show([made], [_plain(card) for card in cards], as_json=as_json)
+
+
+def _plain(card: "ModelCard") -> dict[str, Any]:
+    return asdict(card) | {"path": str(card.path)}
+
+
+def _size(card: "ModelCard") -> str:
+    return f"{card.size_bytes / 1e6:.1f} MB" if card.size_bytes >= 1e6 else f"{card.size_bytes / 1e3:.0f} kB"
+
+
+def _estimates(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """List the measured numbers of a card, which may be nested by split."""
+    for key, value in figures.items():
+        if isinstance(value, Mapping) and {"value", "low", "high", "n"} <= set(value):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, Mapping):
+            yield from _estimates(value, f"{prefix}{key}: ")
+
+
+def _accuracy(card: "ModelCard") -> str:
+    """Return the accuracy on the test split, or on the first one there is."""
+    found = [(name, e) for name, e in _estimates(card.figures) if name.split(": ")[-1] == "accuracy"]
+    if not found:
+        return ""
+    name, e = next((pair for pair in found if pair[0].startswith("test")), found[0])
+    return f"{e['value']:.1%} ({e['low']:.1%} – {e['high']:.1%}, {name.split(': ')[0]})"
+
+
+def _card_tables(card: "ModelCard") -> list["Table"]:
+    from rich.markup import escape
+
+    from diffclass.cli.render import estimates_table, table
+
+    facts = table("", "", title=card.name)
+    facts.show_header = False
+    rows = {
+        "": card.description,
+        "kind": card.kind,
+        "classes": ", ".join(card.classes),
+        "image": " x ".join(map(str, card.shape)),
+        "size": _size(card),
+        "data": card.data,
+        "licence": card.licence,
+        "path": str(card.path),
+    }
+    for name, value in rows.items():
+        facts.add_row(name, escape(value))
+    measured = dict(_estimates(card.figures))
+    return [facts, estimates_table(measured)] if measured else [facts]

@@ -1,0 +1,88 @@
+"""Options that several verbs share: the same names, in the same order, everywhere."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["model_options", "out_option", "output_options", "picture_options", "race_options"]
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _remember(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+    """Keep an option where every part of the command line finds it."""
+    ctx.meta[str(param.name)] = value
+    return value
+
+
+def _stacked(*options: Decorator) -> Decorator:
+    """Apply decorators so that help lists them in the order given."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+model_options = _stacked(
+    click.option(
+        "--model", required=True, metavar="MODEL", help="Bundled name (`diffclass models`), directory, or owner/name."
+    ),
+    click.option("--device", default="auto", show_default=True, help="auto takes a GPU where there is one."),
+    click.option(
+        "--dtype",
+        type=click.Choice(["auto", "float32", "bfloat16"]),
+        default="auto",
+        show_default=True,
+        help="Number format of networks.",
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of the noise."),
+    click.option(
+        "--batch-size", type=click.IntRange(min=1), help="Evaluations a network call. [default: 256; 64 on a CPU]"
+    ),
+    click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: all cores]"),
+)
+race_options = _stacked(
+    click.option(
+        "--race",
+        type=click.Choice(["paired", "halving", "exhaustive"]),
+        default="paired",
+        show_default=True,
+        help="When classes are dropped.",
+    ),
+    click.option("--draws", type=click.IntRange(min=1), help="Most draws for a class. [default: the model's]"),
+    click.option(
+        "--delta",
+        type=float,
+        default=0.01,
+        show_default=True,
+        help="Chance that a paired race ends with another class than all draws would give.",
+    ),
+    click.option("--vote", is_flag=True, help="Majority vote of the draws, in place of their mean."),
+)
+
+
+def picture_options(resize: str) -> Decorator:
+    """Return the options for pictures that do not fit a model."""
+    choices = click.Choice(["crop", "stretch", "refuse"])
+    return _stacked(
+        click.option("--resize", type=choices, default=resize, show_default=True, help="For pictures of another size."),
+        click.option("--convert", is_flag=True, help="Allow grey to become colour, colour grey, transparent white."),
+    )
+
+
+def out_option(text: str, *, required: bool = False, default: Path | None = None) -> Decorator:
+    """Return the option for a folder to write to."""
+    kind = click.Path(file_okay=False, path_type=Path)
+    return click.option("--out", type=kind, required=required, default=default, show_default=True, help=text)
+
+
+output_options = _stacked(
+    click.option("--json", "as_json", is_flag=True, help="JSON, which is also what a pipe or a file gets."),
+    click.option("-q", "--quiet", is_flag=True, callback=_remember, help="No progress and no notes."),
+    click.option("--debug", is_flag=True, expose_value=False, callback=_remember, help="Show where an error arose."),
+)

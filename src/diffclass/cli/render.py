@@ -1,0 +1,315 @@
+"""What people see: tables with the answer first, notes and progress on stderr, and JSON for everything else."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from diffclass.bench.evaluation import Evaluation
+
+__all__ = [
+    "answers_table",
+    "estimates_table",
+    "evaluation_tables",
+    "fail_items",
+    "note",
+    "note_changes",
+    "on_interrupt",
+    "print_tables",
+    "progress",
+    "progress_line",
+    "sentence",
+    "show",
+    "stages",
+    "table",
+    "working",
+]
+
+_NAMES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "abstentions": "abstentions",
+    "auc": "AUC",
+    "nll": "negative log-likelihood [nats]",
+    "ece": "calibration error (ECE)",
+    "nll_on_half": "negative log-likelihood [nats] *",
+    "ece_on_half": "calibration error (ECE) *",
+    "evaluations_per_image": "evaluations an image",
+}
+_SHARES = {"accuracy", "balanced_accuracy", "abstentions", "ece", "ece_on_half"}
+_IN_SHELL = {  # how the remedies of the library are said on the command line
+    "convert=True": "--convert",
+    "resize='crop'": "--resize crop",
+    "resize='stretch'": "--resize stretch",
+    "dtype float32": "--dtype float32",
+    "Leave out split=": "Leave out --split ",
+    "The 'n_draws' parameter": "The number of draws",
+}
+_NARROW = 100  # [characters] width of tables that no terminal limits
+_WHOLE = {"label", ">log-odds", "over", ">calibrated", ">evals", "ended by", ">s", ">value", ">95% interval"}
+_EVERY = 15.0  # [seconds] between lines of progress in a log
+
+
+def show(tables: Sequence["Table"], data: object, *, as_json: bool) -> None:
+    """Print tables on a terminal, and JSON into a pipe or where it was asked for."""
+    if as_json or not _on_terminal():
+        click.echo(json.dumps(_finite(data), indent=2, allow_nan=False))
+    else:
+        print_tables(tables)
+
+
+def _on_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def print_tables(tables: Sequence["Table"]) -> None:
+    """Print tables, whoever reads them."""
+    from rich.console import Console
+
+    console = Console(width=None if _on_terminal() else _NARROW, highlight=False)
+    for one in tables:
+        console.print(one)
+
+
+def _finite(value: Any) -> Any:
+    """Write the numbers that JSON does not have as texts, as result files do."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else f"{'-' if value < 0 else ''}Infinity"
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def note(text: str) -> None:
+    """Say something on stderr, unless --quiet."""
+    if not click.get_current_context().meta.get("quiet"):
+        click.echo(text, err=True)
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Show on a terminal that something of unknown length is being done."""
+    if click.get_current_context().meta.get("quiet") or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(text):
+        yield
+
+
+@contextmanager
+def progress(text: str) -> Iterator[Callable[[int, int], None]]:
+    """Show progress on stderr: a bar on a terminal, now and then a line elsewhere, nothing with --quiet."""
+    if click.get_current_context().meta.get("quiet"):
+        yield lambda done, total: None
+    elif sys.stderr.isatty():
+        with _bar(text) as update:
+            yield update
+    else:
+        yield _lines(text)
+
+
+@contextmanager
+def _bar(text: str) -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _lines(text: str) -> Callable[[int, int], None]:
+    """Return a callback that writes a line now and then."""
+    say = _seldom()
+    return lambda done, total: say(f"{text}: {done:,} of {total:,}")
+
+
+def _seldom() -> Callable[[str], None]:
+    """Return a callback that writes a line at most every 15 seconds."""
+    said = time.monotonic()
+
+    def say(line: str) -> None:
+        nonlocal said
+        if time.monotonic() - said >= _EVERY:
+            said = time.monotonic()
+            click.echo(line, err=True)
+
+    return say
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """Show the progress of work in stages, each with a name: a bar after the other."""
+    with ExitStack() as stack:
+        bars: dict[str, Callable[[int, int], None]] = {}
+
+        def update(stage: str, done: int, total: int) -> None:
+            if stage not in bars:
+                stack.close()
+                bars[stage] = stack.enter_context(progress(stage))
+            bars[stage](done, total)
+
+        yield update
+
+
+@contextmanager
+def progress_line() -> Iterator[Callable[[str], None]]:
+    """Show one line that changes on a terminal, now and then a line elsewhere, nothing with --quiet."""
+    if click.get_current_context().meta.get("quiet"):
+        yield lambda line: None
+    elif sys.stderr.isatty():
+        from rich.console import Console
+
+        with Console(stderr=True).status("starting") as status:
+            yield status.update
+    else:
+        yield _seldom()
+
+
+def table(*headings: str, title: str | None = None) -> "Table":
+    """Return an empty table in the house style; headings that begin with > are of numbers."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(
+        box=box.SIMPLE_HEAD,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for heading in headings:
+        number = heading.startswith(">")
+        made.add_column(
+            heading.lstrip(">"), justify="right" if number else "left", overflow="fold", no_wrap=heading in _WHOLE
+        )
+    return made
+
+
+def answers_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> "Table":
+    """Show answers: label, log-odds with their standard error, and what they cost."""
+    from rich.markup import escape
+
+    calibrated = any(row.get("probability") is not None for row in rows)
+    middle = [">calibrated"] if calibrated else []
+    made = table("image", "label", ">log-odds", "over", *middle, ">evals", "ended by", ">s", title=title)
+    for row in rows:
+        if "error" in row:
+            continue
+        label = f"[bold]{escape(row['label'])}[/]" if row["label"] is not None else "[yellow]none[/]"
+        if row["truth"] not in (None, row["label"]):
+            label += f" [red](it is {escape(row['truth'])})[/]"
+        share = [] if not calibrated else ["" if row["probability"] is None else f"{row['probability']:.1%}"]
+        cells = (
+            escape(row["id"]),
+            label,
+            _odds(row),
+            escape(row["runner_up"]),
+            *share,
+            f"{row['evaluations']:,}",
+            row["reason"],
+        )
+        made.add_row(*cells, f"{row['seconds']:.2f}")
+    return made
+
+
+def _odds(row: Mapping[str, Any]) -> str:
+    se = "?" if row["log_odds_se"] is None else f"{row['log_odds_se']:.1f}"
+    return f"{row['log_odds']:.1f} ± {se}"
+
+
+def note_changes(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Say what was done to pictures before the model saw them, once for those that were treated alike."""
+    alike: dict[str, list[str]] = {}
+    for row in rows:
+        if row.get("changes"):
+            alike.setdefault("; ".join(row["changes"]), []).append(row["id"])
+    for changes, names in alike.items():
+        note(f"{names[0] if len(names) == 1 else f'{len(names)} pictures'}: {changes}.")
+
+
+def fail_items(failures: Sequence[tuple[str, str]], *, of: int, n: int | None = None) -> None:
+    """Name pictures that failed, and end with 2 if all of them did (bad input), or 1 if some did.
+
+    Args:
+        failures: id and reason of each, or of the first ones.
+        of: pictures in all.
+        n: how many failed, if not all of them are in `failures`.
+    """
+    n = len(failures) if n is None else n
+    for _, reason in failures:
+        click.echo(f"Error: {sentence(reason)}", err=True)
+    if n and of > 1:
+        click.echo(f"{n} of {of} pictures failed.", err=True)
+    if n:
+        raise click.exceptions.Exit(2 if n == of else 1)
+
+
+def sentence(error: object) -> str:
+    """Return a message on one line, with the library's remedies as options of the command line."""
+    text = " ".join(str(error).split())
+    for keyword, option in _IN_SHELL.items():
+        text = text.replace(keyword, option)
+    return text
+
+
+def on_interrupt(message: str) -> None:
+    """Choose what is said when the verb is interrupted."""
+    click.get_current_context().meta["on_interrupt"] = message
+
+
+def evaluation_tables(measured: "Evaluation") -> list["Table"]:
+    """Show an evaluation, and what its numbers rest on."""
+    from rich.markup import escape
+
+    summary = measured.summary()
+    name = f"{summary['config']['model']['name']} on {summary['config']['dataset']['name']}"
+    made = estimates_table(summary["metrics"], title=name)
+    speed = summary["images_per_second"]
+    lines = [] if speed is None else [f"{speed:,.1f} images/s on {summary['versions']['device']}"]
+    for text in dict.fromkeys(measured.notes.values()):
+        about = [_name(key) for key, other in measured.notes.items() if other == text]
+        lines.append(f"{', '.join(about)}: {text}")
+    made.caption, made.caption_justify = escape("\n".join(lines)), "left"
+    return [made]
+
+
+def estimates_table(metrics: Mapping[str, Mapping[str, Any] | None], *, title: str | None = None) -> "Table":
+    """Show measured numbers with their intervals."""
+    from rich.markup import escape
+
+    made = table("measure", ">value", ">95% interval", ">images", title=title)
+    for name, estimate in metrics.items():
+        label = escape(_name(name))
+        if estimate is None:
+            made.add_row(label, "—", "", "")
+            continue
+        value, low, high = (_number(name, estimate[key]) for key in ("value", "low", "high"))
+        made.add_row(label, f"[bold]{value}[/]", f"{low} – {high}", f"{estimate['n']:,}")
+    return made
+
+
+def _name(name: str) -> str:
+    """Name a measure, after the split that a card puts before it."""
+    split, _, measure = name.rpartition(": ")
+    return f"{split}: {_NAMES.get(measure, measure.replace('_', ' '))}" if split else _NAMES.get(name, name)
+
+
+def _number(name: str, value: float) -> str:
+    if name.rpartition(": ")[2] in _SHARES:
+        return f"{value:.1%}"
+    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4f}"

@@ -1,0 +1,63 @@
+"""`diffclass train`."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from diffclass.cli.options import out_option, output_options
+
+if TYPE_CHECKING:
+    from diffclass.train.loop import Progress
+
+__all__ = ["train"]
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("--data", metavar="DATASET", help="The data set, in place of the one that the recipe names.")
+@click.option("--device", default="auto", show_default=True, help="auto takes a GPU where there is one.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: all cores]")
+@out_option("Folder of the checkpoint and of the trained model.", required=True)
+@output_options
+def train(
+    recipe: str, data: str | None, device: str, threads: int | None, out: Path, as_json: bool, quiet: bool
+) -> None:
+    """Train a network from scratch by RECIPE: the name of one in the package, or a TOML file.
+
+    Run the same command again to go on after an interruption. The trained model is OUT/model.
+    """
+    from diffclass.cli.build import use_threads
+    from diffclass.cli.render import estimates_table, note, on_interrupt, progress_line, show
+    from diffclass.denoisers.catalogue import read_card
+    from diffclass.train.recipe import load_recipe
+    from diffclass.train.run import run_recipe
+
+    use_threads(threads)
+    plan = load_recipe(recipe)
+    on_interrupt(f"Stopped. The checkpoint is in '{out}', and the same command goes on from there.")
+    with progress_line() as say:
+        path = run_recipe(
+            plan, data=data, out=out, device=_device(device), report=lambda now: say(_line(now)), note=note
+        )  # fmt: skip
+    card = read_card(path)
+    tables = [estimates_table(figures, title=f"{card.name}, {split}") for split, figures in card.figures.items()]
+    show(tables, {"model": str(path), "figures": card.figures}, as_json=as_json)
+    note(f"saved: {path}")
+
+
+def _device(device: str) -> str:
+    """Choose the device to train on."""
+    import torch
+
+    return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _line(now: "Progress") -> str:
+    """Say where a training is, how fast, and how long it will take."""
+    left = (now.steps - now.step) * now.seconds / max(1, now.step)
+    return (
+        f"step {now.step:,} of {now.steps:,}   loss {now.loss:.4f}   {now.images_per_second:,.0f} images/s   "
+        f"{timedelta(seconds=round(left))} left"
+    )

@@ -1,0 +1,56 @@
+"""Networks in half precision, laid out and patched so that they are fast there."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import group_norm
+
+__all__ = ["Float32GroupNorm", "fastest_dtype", "place_network"]
+
+
+class Float32GroupNorm(nn.Module):
+    """A GroupNorm that computes in float32 and answers in the dtype of its input.
+
+    On a CPU, torch's own for bfloat16 in channels-last layout takes three times as long as converting there and back, and
+    was two thirds of the time of a small UNet.
+    """
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.num_groups, self.eps = norm.num_groups, norm.eps
+        self.weight = norm.weight.float() if norm.affine else None
+        self.bias = norm.bias.float() if norm.affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise, in float32."""
+        return group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
+
+
+def place_network(network: nn.Module, *, device: torch.device | str, dtype: torch.dtype) -> nn.Module:
+    """Move a network for classifying: channels-last in half precision, with float32 group norms on a CPU.
+
+    Args:
+        network: changed in place; freeze it first, its weights are cast.
+        device: where it goes.
+        dtype: of its weights and activations.
+
+    Returns:
+        The network.
+    """
+    if dtype.itemsize != 2:
+        return network.to(device=device, dtype=dtype)
+    network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if torch.device(device).type == "cpu":
+        norms = [(p, name) for p in network.modules() for name, c in p.named_children() if isinstance(c, nn.GroupNorm)]
+        for parent, name in norms:
+            setattr(parent, name, Float32GroupNorm(getattr(parent, name)))
+    return network
+
+
+def fastest_dtype(device: torch.device) -> torch.dtype:
+    """Return bfloat16 for a device that computes with it rather than emulating it, else float32."""
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.6 does not tell
+        fast = device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return torch.bfloat16 if fast else torch.float32
