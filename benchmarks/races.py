@@ -1,10 +1,10 @@
-"""Evaluations, agreement with the full budget, accuracy and wall clock of the races, on one network and the same images.
+"""Evaluations, agreement with the full budget, accuracy and wall clock of the races, on one network and the images.
 
     python benchmarks/races.py --model mnist --data path/to/mnist --images 1000 --out runs/bench-mnist
 
-Every race runs for real, one after the other, in one process. A race that is done is not run again, so that an interrupted
-benchmark goes on where it was. Agreement is with the answers of Exhaustive on the same seed: PairedRace shares its list of
-draws, SuccessiveHalving (Li et al. 2023, 50 and 500 draws) has a longer one of its own.
+Every race runs for real, one after the other, in one process. A race that is done is not run again, so that an
+interrupted benchmark goes on where it was. Agreement is with the answers of Exhaustive on the same seed: PairedRace
+shares its list of draws, SuccessiveHalving (Li et al. 2023, 50 and 500 draws) has a longer one of its own.
 """
 
 import json
@@ -99,13 +99,12 @@ def main(
     write_json_atomic(out / "table.json", {"settings": settings, "table": table})
     click.echo(f"| race | evaluations an image | share of full | agreement | accuracy | wall clock |\n|{'---|' * 6}")
     for row in table:
-        agreement, accuracy = row["agreement"], row["accuracy"]
-        click.echo(
-            f"| {row['race']} | {row['evaluations']:.0f} ({row['evaluations_low']:.0f} to {row['evaluations_high']:.0f}) "
-            f"| {row['evaluations_ratio']:.3f} | {agreement['value']:.3f} ({agreement['low']:.3f} to "
-            f"{agreement['high']:.3f}) | {accuracy['value']:.3f} ({accuracy['low']:.3f} to {accuracy['high']:.3f}) "
-            f"| {row['wall_clock_ratio']:.2f}x |"
-        )
+        spent = f"{row['evaluations']:.0f} ({row['evaluations_low']:.0f} to {row['evaluations_high']:.0f})"
+        shares = [
+            f"{row[k]['value']:.3f} ({row[k]['low']:.3f} to {row[k]['high']:.3f})" for k in ("agreement", "accuracy")
+        ]
+        cells = [row["race"], spent, f"{row['evaluations_ratio']:.3f}", *shares, f"{row['wall_clock_ratio']:.2f}x"]
+        click.echo(f"| {' | '.join(cells)} |")
 
 
 def vars_of(estimate: Any) -> dict[str, float]:

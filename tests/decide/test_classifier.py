@@ -40,9 +40,8 @@ def test_log_odds_are_log_likelihood_ratios() -> None:
     model = denoiser(std=0.4)
     images, _ = pictures(model, 6)
     exact = model.log_likelihood(images).numpy()
-    for decision, row in zip(
-        DiffusionClassifier(denoiser=model, race=Exhaustive(n_draws=2048, block=16)).classify(images), exact, strict=True
-    ):
+    classifier = DiffusionClassifier(denoiser=model, race=Exhaustive(n_draws=2048, block=16))
+    for decision, row in zip(classifier.classify(images), exact, strict=True):
         a, b = NAMES.index(decision.leader), NAMES.index(decision.runner_up)
         assert abs(decision.log_odds - (row[a] - row[b])) < 4.5 * decision.log_odds_se + 0.02
 

@@ -30,9 +30,7 @@ def engine(model: GaussianDenoiser | None = None, order: tuple[int, ...] | None 
     order = order or tuple(range(len(model.classes)))
     names = tuple(model.classes[i] for i in order)
     options.setdefault("race", Exhaustive(n_draws=32, block=4))
-    return Engine(
-        denoiser=model, conditions=model.condition_on(names), classes=names, objective=Objective(), **options
-    )  # type: ignore[arg-type]
+    return Engine(denoiser=model, conditions=model.condition_on(names), classes=names, objective=Objective(), **options)  # type: ignore[arg-type]
 
 
 def run(machine: Engine, batch: torch.Tensor, indices: list[int] | None = None) -> dict[int, Finished]:
@@ -145,5 +143,5 @@ def test_a_noise_range_that_is_empty_is_refused() -> None:
 
 
 def test_one_class_is_refused() -> None:
-    with pytest.raises(ConditionError, match="at least two classes. Got 1"):
+    with pytest.raises(ConditionError, match=r"at least two classes\. Got 1"):
         engine(order=(0,))

@@ -7,7 +7,15 @@ import pytest
 from scipy.integrate import simpson
 
 from diffclass.errors import InputError
-from diffclass.evidence import EDMWeight, LikelihoodWeight, LogNormal, LogUniform, Objective, SimpleWeight, UniformTimeWeight
+from diffclass.evidence import (
+    EDMWeight,
+    LikelihoodWeight,
+    LogNormal,
+    LogUniform,
+    Objective,
+    SimpleWeight,
+    UniformTimeWeight,
+)
 
 
 def integral(function: Callable[[np.ndarray], np.ndarray], low: float, high: float) -> float:

@@ -39,10 +39,12 @@ def image() -> torch.Tensor:
     return torch.rand(SHAPE, generator=torch.Generator().manual_seed(5))
 
 
-def measure(model: ExactDenoiser, x: torch.Tensor, *, n: int = 16384, target: Target = Clean(), **options: object) -> Evidence:
+def measure(
+    model: ExactDenoiser, x: torch.Tensor, *, n: int = 16384, target: Target | None = None, **options: object
+) -> Evidence:
     engine = Engine(
         denoiser=model, conditions=model.condition_on(model.classes), classes=model.classes,
-        objective=Objective(**options), race=Exhaustive(n_draws=n, block=16), target=target, batch_size=4096,
+        objective=Objective(**options), race=Exhaustive(n_draws=n, block=16), target=target or Clean(), batch_size=4096,
     )  # fmt: skip # type: ignore[arg-type]
     return next(iter(engine.run([(0, x)]))).evidence
 

@@ -83,12 +83,12 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     train(recipe(), tmp_path / "run.pt")
-    with pytest.raises(ResultError, match="belongs to another recipe. Choose another --out, or remove it"):
+    with pytest.raises(ResultError, match=r"belongs to another recipe\. Choose another --out, or remove it"):
         train(recipe(learning_rate=1e-4), tmp_path / "run.pt")
 
 
 def test_a_diverging_run_stops_with_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteError, match="The training loss became (nan|inf) at step"):
+    with pytest.raises(NonFiniteError, match=r"The training loss became (nan|inf) at step"):
         train(recipe(learning_rate=1e30, warmup=0.0, steps=40), tmp_path / "run.pt")
 
 
@@ -98,7 +98,8 @@ def test_the_loss_is_the_plain_error_of_the_output() -> None:
     network = build_network(NetworkPart(patch=2, options=OPTIONS), SPACE, 2)
     nn.init.normal_(network.conv_out.weight)  # type: ignore[union-attr,arg-type]
     x, epsilon = torch.randn(6, 4, 4, 4), torch.randn(6, 4, 4, 4)
-    sigma, labels, edm = torch.tensor([0.01, 0.1, 0.5, 1.0, 3.0, 20.0]), torch.tensor([0, 1, 2, 0, 1, 2]), EDM(0.6, 250.0)
+    sigma, labels = torch.tensor([0.01, 0.1, 0.5, 1.0, 3.0, 20.0]), torch.tensor([0, 1, 2, 0, 1, 2])
+    edm = EDM(0.6, 250.0)
     noisy = x + sigma[:, None, None, None] * epsilon
     model_input, model_time = edm.prepare(noisy, sigma)
     output = network(model_input, model_time, class_labels=labels).sample

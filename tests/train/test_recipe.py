@@ -46,7 +46,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ('description = "A test."', "", "{path} lacks the key 'description'."),
         ("patch = 2", "patch =", "{path} is not valid TOML: "),
         ('name = "mine"', 'name = "mine"\ncolour = 1', "{path} has the unknown key 'colour'. Known keys: name, "),
-        ('[network]\npatch = 2', "", "{path} lacks the key 'network'."),
+        ("[network]\npatch = 2", "", "{path} lacks the key 'network'."),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, old: str, new: str, sentence: str) -> None:
@@ -59,5 +59,5 @@ def test_mistakes_are_named(tmp_path: Path, old: str, new: str, sentence: str) -
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="There is no recipe 'imagenet'. Give a TOML file, or one of the names cifar10"):
+    with pytest.raises(ConfigError, match=r"There is no recipe 'imagenet'\. Give a TOML file, or one of the names"):
         load_recipe("imagenet")

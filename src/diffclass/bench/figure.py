@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_answers"]
+__all__ = ["check_figure_path", "draw_answers", "running"]
 
+_ENDINGS = (".png", ".svg", ".pdf")
 _CLASSES = 10  # the most that are drawn
 _LEADER, _RIVAL, _OTHER, _INK, _MUTED, _GRID = "#0b6e69", "#d1495b", "#a3adb8", "#1f2933", "#6b7683", "#e4e8ec"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
     "axes.edgecolor": _GRID,
@@ -50,6 +51,7 @@ def draw_answers(answers: Sequence[Answer], path: str | os.PathLike[str], *, tit
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    check_figure_path(Path(path))
     shown = [(answer, answer.decision) for answer in answers if answer.decision is not None]
     if not shown:
         raise InputError("A figure needs at least one picture that was classified. Got none.")
@@ -64,12 +66,14 @@ def draw_answers(answers: Sequence[Answer], path: str | os.PathLike[str], *, tit
         return _save(figure, Path(path))
 
 
+def check_figure_path(path: Path) -> None:
+    """Refuse a file whose ending names no format that is drawn here."""
+    if path.suffix.lower() not in _ENDINGS:
+        raise InputError(f"The figure '{path}' must end in {', '.join(_ENDINGS[:-1])} or {_ENDINGS[-1]}.")
+
+
 def _save(figure: "Figure", path: Path) -> Path:
-    known = figure.canvas.get_supported_filetypes()
-    ending = path.suffix.lower().removeprefix(".")
-    if ending not in known:
-        raise InputError(f"The figure '{path}' must end in one of: {', '.join(sorted(known))}. Got {path.suffix!r}.")
-    part = path.with_name(f".{path.stem}.{os.getpid()}.{ending}")
+    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(part)

@@ -30,12 +30,14 @@ def classify(
     Read the log-odds over the runner-up and their standard error first: a difference of several standard errors will
     not change with more draws. The calibrated percentage says how often such answers are right.
     """
-    from diffclass.bench.figure import draw_answers
+    from diffclass.bench.figure import check_figure_path, draw_answers
     from diffclass.bench.pictures import classify_pictures, picture_items
     from diffclass.cli.build import build_classifier
     from diffclass.cli.render import answers_table, fail_items, note, note_changes, progress, show, working
 
     items = picture_items(images)
+    if figure is not None:
+        check_figure_path(figure)
     chosen = None if labels is None else tuple(name.strip() for name in labels.split(","))
     with working(f"loading {settings['model']}"):
         classifier = build_classifier(labels=chosen, **settings)

@@ -75,10 +75,10 @@ def picture_options(resize: str) -> Decorator:
     )
 
 
-def out_option(text: str, *, required: bool = False, default: Path | None = None) -> Decorator:
+def out_option(text: str, **options: Any) -> Decorator:
     """Return the option for a folder to write to."""
     kind = click.Path(file_okay=False, path_type=Path)
-    return click.option("--out", type=kind, required=required, default=default, show_default=True, help=text)
+    return click.option("--out", type=kind, help=text, show_default=True, **options)
 
 
 output_options = _stacked(

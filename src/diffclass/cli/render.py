@@ -2,13 +2,16 @@
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from diffclass.errors import ResultError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,6 +55,8 @@ _IN_SHELL = {  # how the remedies of the library are said on the command line
     "dtype float32": "--dtype float32",
     "Leave out split=": "Leave out --split ",
     "The 'n_draws' parameter": "The number of draws",
+    "The 'save_errors' parameter of evaluate needs": "--save-errors needs",
+    "Give 'out'.": "Give --out.",
 }
 _NARROW = 100  # [characters] width of tables that no terminal limits
 _WHOLE = {"label", ">log-odds", "over", ">calibrated", ">evals", "ended by", ">s", ">value", ">95% interval"}
@@ -61,7 +66,9 @@ _EVERY = 15.0  # [seconds] between lines of progress in a log
 def show(tables: Sequence["Table"], data: object, *, as_json: bool) -> None:
     """Print tables on a terminal, and JSON into a pipe or where it was asked for."""
     if as_json or not _on_terminal():
-        click.echo(json.dumps(_finite(data), indent=2, allow_nan=False))
+        text = json.dumps(_finite(data), indent=2, allow_nan=False)
+        with _writing():
+            click.echo(text)
     else:
         print_tables(tables)
 
@@ -75,8 +82,23 @@ def print_tables(tables: Sequence["Table"]) -> None:
     from rich.console import Console
 
     console = Console(width=None if _on_terminal() else _NARROW, highlight=False)
-    for one in tables:
-        console.print(one)
+    with _writing():
+        for one in tables:
+            console.print(one)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Say in one sentence that the output cannot be written; a closed pipe is no error, and left to click."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        with suppress(OSError):  # or Python tries once more at the end, and complains
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise ResultError(f"The output cannot be written: {error.strerror or error}.") from error
 
 
 def _finite(value: Any) -> Any:

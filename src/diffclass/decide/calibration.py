@@ -1,7 +1,7 @@
 """From log-odds, which saturate in high dimension, to probabilities that mean what they say."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -108,7 +108,8 @@ def fit_temperature(
 
     middle = float(np.log(np.ptp(log_odds[fit], axis=1).mean()))
     low, high = middle - 14, middle + 7
-    best = float(minimize_scalar(mean_nll, bounds=(low, high), method="bounded", options={"xatol": 1e-6}).x)
+    found: Any = minimize_scalar(mean_nll, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
+    best = float(found.x)
     if high - best < 1e-2 or best - low < 1e-2:
         raise InputError(
             f"No temperature fits: the log-odds of {n} images say nothing about their labels. Check that labels are in "

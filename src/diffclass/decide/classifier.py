@@ -1,7 +1,7 @@
 """The diffusion classifier: a denoiser, an objective and a race, with a naive-Bayes-shaped face."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -60,8 +60,8 @@ class DiffusionClassifier:
     classes: tuple[str, ...] | None = None
     objective: Objective | None = None
     race: Race | None = None
-    aggregate: Aggregate = Mean()
-    target: Target = Clean()
+    aggregate: Aggregate = field(default_factory=Mean)
+    target: Target = field(default_factory=Clean)
     prior: Sequence[float] | None = None
     temperature: float | None = None
     seed: int = 0
@@ -125,7 +125,8 @@ class DiffusionClassifier:
 
     def engine(self) -> Engine:
         """Build the engine that measures the evidence."""
-        assert self.objective is not None and self.race is not None
+        assert self.objective is not None
+        assert self.race is not None
         return Engine(
             denoiser=self.denoiser,
             conditions=self.denoiser.condition_on(self.classes_),
@@ -210,4 +211,3 @@ class DiffusionClassifier:
             seed=self.seed,
             evidence=evidence,
         )
-

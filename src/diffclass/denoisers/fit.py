@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from time import monotonic
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int
@@ -128,7 +128,7 @@ def fit_mixture(
         "components": ", ".join(str(len(parts.weights)) for parts in fitted),
         "rank": choice.rank,
         "floor": choice.floor,
-        "shift": f"every image also moved by 1 to {shift} pixels in four directions" if shift else "none",
+        "shift": f"every image also moved by up to {shift} pixels in four directions" if shift else "none",
         "choice": choice.told,
         "seed": seed,
         "seconds": round(monotonic() - started, 1),
@@ -158,8 +158,14 @@ def _assemble(
         classes=classes,
         data_std=max(float(images.std(correction=0)), 1e-6),
         prior=labels.bincount(minlength=len(classes)).double(),
-        metadata={"fit": notes},
+        metadata={"fit": notes, "classifier": _classifier(choice.floor)},
     )
+
+
+def _classifier(floor: float) -> dict[str, object]:
+    """Return how to classify by draws: the evidence comes from noise about as large as the floor, give or take e^1.1."""
+    proposal = {"proposal": "log-normal", "proposal_mean": round(math.log(floor), 2), "proposal_std": 1.1}
+    return {"weight": "likelihood", **proposal, "n_draws": 256, "block": 8}
 
 
 def _fit_group(x: Group, n_components: int, rank: int, seed: int, everything: Group | None = None) -> _Components:
@@ -167,7 +173,7 @@ def _fit_group(x: Group, n_components: int, rank: int, seed: int, everything: Gr
     from sklearn.cluster import KMeans
 
     n_components = max(1, min(n_components, len(x) // _MEMBERS))
-    members = KMeans(n_components, n_init=1, max_iter=50, random_state=seed).fit_predict(x.numpy())
+    members = KMeans(n_components, n_init="auto", max_iter=50, random_state=seed).fit_predict(x.numpy())
     components = _maximise(x, torch.nn.functional.one_hot(torch.from_numpy(members).long(), n_components), rank, seed)
     for iteration in range(_ITERATIONS):
         last = iteration >= _ITERATIONS // 2  # the first half only sorts the images themselves
@@ -220,7 +226,8 @@ def _principal(z: Group, rank: int, seed: int) -> tuple[Float[Tensor, " _"], Flo
     if min(z.shape) <= 4 * rank:
         _, singular, basis = torch.linalg.svd(z.double(), full_matrices=False)
     else:
-        _, singular, basis = map(torch.as_tensor, randomized_svd(z.numpy(), n, n_iter=4, random_state=seed))
+        options: dict[str, Any] = {"n_iter": 4, "random_state": seed}
+        _, singular, basis = map(torch.as_tensor, randomized_svd(z.numpy(), n, **options))
     values, vectors = torch.zeros(rank), torch.zeros(rank, z.shape[1])
     values[:n], vectors[:n] = singular[:n].square().float(), basis[:n].float()
     return values, vectors, float(z.double().square().sum())

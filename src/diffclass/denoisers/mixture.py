@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float, Float64
@@ -56,12 +56,12 @@ class LowRankGaussians:
         means: Float[Tensor, "component _"],
         loadings: Float[Tensor, "component _ _"],
         floors: Float[Tensor, " component"],
-    ) -> Self:
+    ) -> "LowRankGaussians":
         """Find the eigenbasis of W W^T in float64; W is given by rows, rounded or not."""
         _, singular, basis = torch.linalg.svd(loadings.double(), full_matrices=False)
         return cls(means=means.double(), basis=basis, spectrum=singular.square(), floors=floors.double())
 
-    def to(self, dtype: torch.dtype) -> Self:
+    def to(self, dtype: torch.dtype) -> "LowRankGaussians":
         """Return a copy in another precision."""
         return type(self)(
             means=self.means.to(dtype),
@@ -70,7 +70,7 @@ class LowRankGaussians:
             floors=self.floors.to(dtype),
         )
 
-    def __getitem__(self, components: slice) -> Self:
+    def __getitem__(self, components: slice) -> "LowRankGaussians":
         """Pick some components, without a copy."""
         return type(self)(
             means=self.means[components],
@@ -128,7 +128,7 @@ class MixtureDenoiser(ExactDenoiser):
 
     Args:
         means: [image units] of every component, class by class.
-        loadings: [image units] of every component, a column of W for each entry of the second axis.
+        loadings: [image units] of every component: the columns of W, each in the shape of an image.
         floors: [image units squared] variance in every direction, above 0.
         sizes: number of components of each class.
         weights: of each component within its class.
@@ -145,7 +145,7 @@ class MixtureDenoiser(ExactDenoiser):
     def __init__(
         self,
         means: Float[Tensor, "component channel height width"],
-        loadings: Float[Tensor, "component _ channel height width"],
+        loadings: Float[Tensor, "component _ _ _ _"],
         *,
         floors: Float[Tensor, " component"],
         sizes: Sequence[int],
@@ -227,7 +227,7 @@ class MixtureDenoiser(ExactDenoiser):
         return target
 
     @classmethod
-    def load(cls, directory: str | Path, *, device: str | torch.device = "cpu") -> Self:
+    def load(cls, directory: str | Path, *, device: str | torch.device = "cpu") -> "MixtureDenoiser":
         """Read a model directory: the exact density of the rounded parameters that it holds.
 
         Raises:

@@ -159,6 +159,7 @@ def save_model(
         part.mkdir(parents=True)
         network.save_config(part)  # pyright: ignore[reportCallIssue]
         save_file(weights, part / _WEIGHTS, metadata={"format": "pt"})
+        (part / _WEIGHTS).chmod(0o644)  # safetensors writes for its owner alone
         (part / "diffclass.json").write_text(text + "\n", encoding="utf-8")
         (part / "README.md").write_text(card, encoding="utf-8")
         _replace(target, part)

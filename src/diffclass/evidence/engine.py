@@ -1,7 +1,7 @@
 """The engine: the one place that calls the network to classify.
 
-Each image is a race that asks for cells (draw, class). The engine packs the pending cells of many races into batches of one
-fixed shape, calls the network once a batch, hands the errors back, and starts new races as old ones end.
+Each image is a race that asks for cells (draw, class). The engine packs the pending cells of many races into batches of
+one fixed shape, calls the network once a batch, hands the errors back, and starts new races as old ones end.
 """
 
 from collections import deque
@@ -78,8 +78,8 @@ def _distance(denoised: Tensor, target: Tensor, name: str) -> Tensor:
 class Engine:
     """Measures paired errors for many images at once.
 
-    The noise of an image depends on the seed and its content alone, so that neither the batch size, nor the order, nor an
-    interruption changes an answer.
+    The noise of an image depends on the seed and its content alone, so that neither the batch size, nor the order, nor
+    an interruption changes an answer.
 
     Args:
         denoiser: the model.
@@ -207,6 +207,4 @@ class Engine:
         reason = "confidence"
         if done:
             reason = "undecided" if self.race.abstains and survivors.sum() > 1 else "budget"
-        return Finished(
-            index=contest.index, evidence=evidence, survivors=survivors, reason=reason, looks=contest.looks
-        )
+        return Finished(index=contest.index, evidence=evidence, survivors=survivors, reason=reason, looks=contest.looks)

@@ -158,7 +158,8 @@ class LogNormal(Proposal):
     std: float = 1.0
 
     def _mass(self, low: float, high: float) -> tuple[float, float]:
-        return norm.cdf(np.log(low), self.mean, self.std), norm.cdf(np.log(high), self.mean, self.std)
+        below, above = norm.cdf(np.log([low, high]), self.mean, self.std)
+        return float(below), float(above)
 
     def sigma(self, quantile: Values, low: float, high: float) -> Values:
         """Return the quantile of the truncated log-normal."""

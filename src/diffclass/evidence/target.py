@@ -20,7 +20,7 @@ def _column(values: Tensor, like: Tensor) -> Tensor:
 class Target(ABC):
     """(x, sigma, epsilon) -> (noisy, target): one error, three classifiers.
 
-    `tau` [model units] is the standard deviation of the Gaussian noise already in the input; noise levels start above it.
+    `tau` [model units] is the standard deviation of the Gaussian noise already in the input; noise levels start above.
     """
 
     tau: float

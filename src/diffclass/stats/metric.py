@@ -24,7 +24,7 @@ def top(probabilities: Probabilities) -> Labels:
     Source:
         Bayes' rule for the least error: Duda and Hart 1973, section 2.2.
     """
-    known = ~np.isnan(probabilities).any(axis=1)
+    known = _known(probabilities)
     return np.where(known, np.where(known[:, None], probabilities, 0.0).argmax(axis=1), ABSTAINED)
 
 
@@ -215,6 +215,10 @@ def ece(
     return replace(result, low=0.0 if usual else max(result.low, 0.0))
 
 
+def _known(scores: Scores) -> Bool[ndarray, " image"]:
+    return np.asarray(~np.isnan(scores).any(axis=1))
+
+
 def _answered(
     labels: Labels, answers: ndarray, answered: Bool[ndarray, " image"], abstentions: str
 ) -> tuple[ndarray, ndarray]:
@@ -233,7 +237,7 @@ def _answered(
 
 def _scored(labels: Labels, scores: Scores, abstentions: str) -> tuple[ndarray, ndarray]:
     """Apply the rule for abstentions and check that labels name columns of the scores."""
-    known = ~np.isnan(scores).any(axis=1)
+    known = _known(scores)
     labels, scores = _answered(labels, scores, known, abstentions)
     if np.isnan(scores).any():
         raise InputError(

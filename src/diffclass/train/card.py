@@ -21,7 +21,8 @@ def _table(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for split, rows in figures.items():
         for key, e in rows.items():
             lines.append(
-                f"| {split} | {_NAMES.get(key, key)} | {e['value']:.4g} | {e['low']:.4g} to {e['high']:.4g} | {e['n']} |"
+                f"| {split} | {_NAMES.get(key, key)} | {e['value']:.4g} | "
+                f"{e['low']:.4g} to {e['high']:.4g} | {e['n']} |"
             )
     return lines
 
@@ -48,7 +49,8 @@ def write_card(metadata: Mapping[str, Any]) -> str:
         f"- **Images**: {space['channels']} x {space['height']} x {space['width']}",
         f"- **Data**: {metadata['data']}",
         f"- **Licence of the data**: {metadata['licence']}",
-        f"- **Recipe**: `{recipe['name']}`, seed {train['seed']}, {train['steps']} steps of {train['batch_size']} images",
+        f"- **Recipe**: `{recipe['name']}`, seed {train['seed']}, {train['steps']} steps of "
+        f"{train['batch_size']} images",
         f"- **Trained**: {training['date']}, {training['seconds'] / 60:.1f} minutes on {training['hardware']}, "
         f"torch {training['torch']}, diffclass {training['diffclass']}",
         f"- **Classifier**: {json.dumps(metadata['classifier'])}",
@@ -64,8 +66,8 @@ def write_card(metadata: Mapping[str, Any]) -> str:
         "",
         *_table(metadata["figures"]),
         "",
-        "Accuracy has a Wilson interval, balanced accuracy and AUC bootstrap intervals. The temperature was fitted on the "
-        "validation images; test images chose nothing.",
+        "Accuracy has a Wilson interval, balanced accuracy and AUC bootstrap intervals. The temperature was fitted on "
+        "the validation images; test images chose nothing.",
         "",
         "## Reproduce",
         "",

@@ -1,7 +1,6 @@
 """The training loop: EDM's loss, top to bottom, resumable to the bit."""
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,10 +53,10 @@ class Progress:
     seconds: float
 
 
-def _random(seed: int, *position: int) -> torch.Generator:
+def _random(seed: int, *position: int, device: torch.device | None = None) -> torch.Generator:
     """Open the stream of one place in the run: a resumed run draws exactly what an unbroken one would."""
     state = np.random.SeedSequence([seed, *position]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state) % 2**63)
+    return torch.Generator(device or torch.device("cpu")).manual_seed(int(state) % 2**63)
 
 
 def _batch(data: TrainingSet, train: TrainPart, step: int) -> Tensor:
@@ -153,7 +152,7 @@ class _Run:
         part = path.with_suffix(".part")
         try:
             torch.save(self.state() | {"recipe": _identity(recipe)}, part)
-            os.replace(part, path)
+            part.replace(path)
         except (OSError, RuntimeError) as error:
             part.unlink(missing_ok=True)
             raise ResultError(f"The checkpoint {path} could not be written: {error}.") from error
@@ -171,7 +170,7 @@ class _Run:
 
 def _sigmas(train: TrainPart, random: torch.Generator) -> Tensor:
     """Draw log-normal noise levels, one in each of batch_size strata of equal probability."""
-    quantile = (torch.randperm(train.batch_size, generator=random) + torch.rand(train.batch_size, generator=random))
+    quantile = torch.randperm(train.batch_size, generator=random) + torch.rand(train.batch_size, generator=random)
     normal = ndtri((quantile / train.batch_size).double().clamp(1e-6, 1 - 1e-6).numpy())
     return torch.from_numpy(np.exp(train.log_sigma_mean + train.log_sigma_std * normal)).float()
 
@@ -186,7 +185,10 @@ def _one_step(run: _Run, recipe: Recipe, data: TrainingSet, space: Space, n_clas
         images = images.float() / 255
     x = space.to_model(images).to(device, memory_format=torch.channels_last)
     sigma = _sigmas(train, random).to(device)
-    epsilon = torch.randn(x.shape, generator=random).to(device, memory_format=torch.channels_last)
+    noise = (
+        random if device.type == "cpu" else _random(train.seed, 3, run.step, device=device)
+    )  # drawn where it is used
+    epsilon = torch.randn(x.shape, generator=noise, device=device).contiguous(memory_format=torch.channels_last)
     dropped = torch.rand(len(x), generator=random) < train.label_dropout
     labels = torch.where(dropped, n_classes, data.labels[picked]).to(device)
     for group in run.optimizer.param_groups:
@@ -217,8 +219,8 @@ def train_network(
 ) -> tuple[nn.Module, float]:
     """Train by the recipe and return the network with its averaged weights, and the seconds it took in all.
 
-    A checkpoint is written every two minutes, on an interrupt and at the end; a run that finds one goes on from there and
-    ends with the weights an unbroken run would have had.
+    A checkpoint is written every two minutes, on an interrupt and at the end; a run that finds one goes on from there
+    and ends with the weights an unbroken run would have had.
 
     Args:
         network: with its first weights.

@@ -33,10 +33,10 @@ def build_network(part: NetworkPart, space: Space, n_classes: int) -> nn.Module:
         network = getattr(diffusers, part.kind)(**options, **part.options)
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise ConfigError(f"diffusers cannot build {part.kind} from these options: {error}.") from error
-    return zero_output(network)
+    return _zero_output(network)
 
 
-def zero_output(network: nn.Module) -> nn.Module:
+def _zero_output(network: nn.Module) -> nn.Module:
     """Start the last layer at zero, so that the first denoiser is EDM's skip connection."""
     last = getattr(network, "conv_out", None) or getattr(network, "proj_out_2", None)
     if last is not None:

@@ -56,7 +56,7 @@ def _splits(recipe: Recipe, source: str | Path) -> tuple[Dataset, Dataset, Datas
 def _denoiser(network: nn.Module, recipe: Recipe, space: Space, classes: tuple[str, ...]) -> PixelDenoiser:
     """Wrap the averaged weights, rounded as they will be saved, on the device they are on."""
     device = next(network.parameters()).device
-    rounded = copy.deepcopy(network).to(torch.bfloat16)
+    rounded = nn.Module.to(copy.deepcopy(network), torch.bfloat16)
     train = recipe.train
     spread = np.exp(train.log_sigma_mean + np.array([-3, 3]) * train.log_sigma_std)
     return PixelDenoiser(
@@ -163,7 +163,9 @@ def run_recipe(
             )
             classifier = DiffusionClassifier(denoiser=_denoiser(average, recipe, space, classes))
             figures = _figures(_measure(classifier, subset, lambda line: None))
-            note(f"step {progress.step}: validation accuracy {figures['accuracy']['value']:.4f} (n={len(subset.labels)})")
+            note(
+                f"step {progress.step}: validation accuracy {figures['accuracy']['value']:.4f} (n={len(subset.labels)})"
+            )
 
     out.mkdir(parents=True, exist_ok=True)
     average, seconds = train_network(
