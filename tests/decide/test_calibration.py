@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffclass.decide.calibration import fit_temperature, probabilities
+from diffclass.decide.calibration import against_rest, fit_temperature, probabilities
 from diffclass.errors import InputError, RangeError
 
 
@@ -71,6 +71,14 @@ def test_probabilities_are_softmax(seed: int, temperature: float) -> None:
 def test_a_class_at_minus_infinity_has_no_probability() -> None:
     p = probabilities(np.array([[0.0, -np.inf, np.log(0.5)]]), 1.0)
     assert p[0] == pytest.approx([2 / 3, 0, 1 / 3])
+
+
+def test_log_odds_against_the_rest_are_those_of_the_posterior() -> None:
+    log_odds = np.random.default_rng(0).normal(size=(20, 4))
+    p = probabilities(log_odds, 1.0)
+    assert against_rest(log_odds) == pytest.approx(np.log(p / (1 - p)))
+    saturated = against_rest(np.array([[0.0, -2000.0], [0.0, -3000.0]]))
+    assert saturated.tolist() == [[2000.0, -2000.0], [3000.0, -3000.0]]
 
 
 def test_refusals() -> None:

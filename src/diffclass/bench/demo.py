@@ -10,7 +10,7 @@ from diffclass.data.datasets import Item, open_dataset
 
 __all__ = ["Sitting", "demo_sittings"]
 
-_DIGITS = (0, 1, 2, 3, 4, 5)  # of the test split, which no model here was fitted to
+_DIGITS = (0, 3, 1, 2, 4, 5)  # of the test split, which no model here was fitted to; the second one is hard
 
 
 @final

@@ -62,12 +62,13 @@ def _estimates(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
 
 
 def _accuracy(card: "ModelCard") -> str:
-    """Return the accuracy on the test split, or on the first one there is."""
+    """Return the accuracy with its 95% interval on the test split, or on the first one there is, which is named."""
     found = [(name, e) for name, e in _estimates(card.figures) if name.split(": ")[-1] == "accuracy"]
     if not found:
         return ""
     name, e = next((pair for pair in found if pair[0].startswith("test")), found[0])
-    return f"{e['value']:.1%} ({e['low']:.1%} – {e['high']:.1%}, {name.split(': ')[0]})"
+    where = "" if name.startswith("test") else f", {name.split(': ')[0]}"
+    return f"{e['value']:.1%} ({100 * e['low']:.1f} – {100 * e['high']:.1f}){where}"
 
 
 def _card_tables(card: "ModelCard") -> list["Table"]:

@@ -59,7 +59,19 @@ _IN_SHELL = {  # how the remedies of the library are said on the command line
     "Give 'out'.": "Give --out.",
 }
 _NARROW = 100  # [characters] width of tables that no terminal limits
-_WHOLE = {"label", ">log-odds", "over", ">calibrated", ">evals", "ended by", ">s", ">value", ">95% interval"}
+_WHOLE = {
+    "name",
+    "accuracy",
+    "label",
+    ">log-odds",
+    "over",
+    ">calibrated",
+    ">evals",
+    "ended by",
+    ">s",
+    ">value",
+    ">95% interval",
+}
 _EVERY = 15.0  # [seconds] between lines of progress in a log
 
 

@@ -106,7 +106,7 @@ def fit_temperature(
     def mean_nll(log_temperature: float) -> float:
         return float(_surprise(log_odds[fit], labels[fit], float(np.exp(log_temperature))).mean())
 
-    middle = float(np.log(np.ptp(log_odds[fit], axis=1).mean()))
+    middle = float(np.log(np.ptp(log_odds, axis=1).mean()))
     low, high = middle - 14, middle + 7
     found: Any = minimize_scalar(mean_nll, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
     best = float(found.x)

@@ -83,7 +83,7 @@ class DiffusionClassifier:
             objective = Objective.from_settings(settings, sigma_data=self.denoiser.space.data_std)
             set_field(self, "objective", objective)
         if self.race is None:
-            n_draws, block = int(settings.get("n_draws", 256)), int(settings.get("block", 8))
+            n_draws, block = int(settings.get("n_draws", 256)), int(settings.get("block", 4))
             set_field(self, "race", PairedRace(n_draws=n_draws, block=block))
         self._log_prior()
 

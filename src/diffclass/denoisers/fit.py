@@ -163,12 +163,14 @@ def _assemble(
 
 
 def _classifier(floor: float) -> dict[str, object]:
-    """Return how to classify by draws: the evidence comes from noise about as large as the floor, give or take e^1.1."""
+    """Return how to classify by draws: the evidence comes from noise about as large as the floor."""
     proposal = {"proposal": "log-normal", "proposal_mean": round(math.log(floor), 2), "proposal_std": 1.1}
     return {"weight": "likelihood", **proposal, "n_draws": 256, "block": 8}
 
 
-def _fit_group(x: Group, n_components: int, rank: int, seed: int, everything: Group | None = None) -> _Components:
+def _fit_group(
+    x: Group, n_components: int, rank: int, seed: int, everything: Float[Tensor, "_ _"] | None = None
+) -> _Components:
     """Fit the components of one class; `everything` holds moved copies of the images as well."""
     from sklearn.cluster import KMeans
 
@@ -234,7 +236,7 @@ def _principal(z: Group, rank: int, seed: int) -> tuple[Float[Tensor, " _"], Flo
 
 
 def _choose(
-    groups: list[Group], n_components: int | None, rank: int | None, floor: float | None, seed: int, ticker: "_Ticker"
+    groups: list[Tensor], n_components: int | None, rank: int | None, floor: float | None, seed: int, ticker: "_Ticker"
 ) -> _Choice:
     """Choose what is left open on images that are held out."""
     random = torch.Generator().manual_seed(seed)
@@ -309,7 +311,7 @@ def _moves(images: Images, shift: int) -> list[Images]:
     return [padded[:, :, shift + dy : shift + dy + height, shift + dx : shift + dx + width] for dy, dx in steps]
 
 
-def _group(images: Images, labels: Int[Tensor, " batch"], n_classes: int) -> list[Group]:
+def _group(images: Images, labels: Int[Tensor, " batch"], n_classes: int) -> list[Tensor]:
     """Sort flattened images into their classes."""
     flat = images.detach().float().cpu().flatten(1)
     return [flat[labels.cpu() == index] for index in range(n_classes)]
