@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from diffclass.data.formats import stratified
 from diffclass.data.datasets import Dataset, dataset_splits, open_dataset
+from diffclass.data.formats import stratified
 from diffclass.errors import ConditionError, InputError, RangeError, ShapeError
 
 SHAPE = (1, 4, 4)

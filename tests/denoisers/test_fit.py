@@ -88,16 +88,19 @@ def test_floor_given_is_kept_and_found_to_be_best() -> None:
 
 def test_digits_are_told_apart() -> None:
     images, labels = digits("train")
-    seen = []
-    model = fit_mixture(
-        images, labels, classes=[str(i) for i in range(10)], progress=lambda *step: seen.append(step)
-    )  # fmt: skip
+    model = fit_mixture(images, labels, classes=[str(i) for i in range(10)])
     fresh, truth = digits("test")
     accuracy = (model.log_likelihood(fresh).argmax(1) == truth).float().mean()
     assert accuracy >= 0.98  # 0.992 (n=500) when this was written
     noised = fresh + 0.25 * torch.randn(fresh.shape, generator=torch.Generator().manual_seed(0))
     assert (model.log_likelihood(noised, tau=0.25).argmax(1) == truth).float().mean() >= 0.95  # 0.972
-    assert [done for done, _ in seen] == list(range(1, seen[-1][1] + 1))  # ends where it said it would
+
+
+@pytest.mark.parametrize("settings", [{}, {"rank": 1}, {"n_components": 2, "rank": 1, "floor": 0.1}], ids=str)
+def test_progress_ends_where_it_said_it_would(settings: dict) -> None:
+    seen: list[tuple[int, int]] = []
+    fit_mixture(*sample(truth(), 30, seed=0), classes=["a", "b"], **settings, progress=lambda *step: seen.append(step))
+    assert seen == [(done, len(seen)) for done in range(1, len(seen) + 1)]
 
 
 def test_same_seed_same_model() -> None:

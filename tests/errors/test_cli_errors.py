@@ -212,7 +212,7 @@ TABLE: dict[str, tuple[str, int, str]] = {
         "Error: [train] of {h}/key.toml has the unknown key 'step'. Did you mean 'steps'?",
     ),
     # usage
-    "unknown verb": ("clasify x.png", 2, "...Error: No such command 'clasify'. Did you mean 'classify'?"),
+    "unknown verb": ("evaluat digits", 2, "...Error: No such command 'evaluat'. Did you mean 'evaluate'?"),
     "unknown option": ("models --jsn", 2, "...Error: No such option '--jsn'. Did you mean '--json'?"),
     "no pictures": ("classify --model {m}", 2, "...Error: Missing argument 'IMAGE...'."),
 }

@@ -1,4 +1,4 @@
-"""The digits recipe, run as a user would: the model it leaves behind classifies, opens in diffusers, and says what it is."""
+"""The digits recipe, run as a user would: what it leaves behind classifies, opens in diffusers, and says what it is."""
 
 import json
 from pathlib import Path

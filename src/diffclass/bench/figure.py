@@ -39,10 +39,18 @@ _COLUMNS = {0.25: "what the model saw", 2.75: "log-odds against the leader, ± 2
             6.75: "the same while network evaluations were spent; ● class dropped"}  # fmt: skip
 
 
-def draw_answers(answers: Sequence[Answer], path: str | os.PathLike[str], *, title: str = "") -> Path:
+def draw_answers(
+    answers: Sequence[Answer], path: str | os.PathLike[str], *, title: str = "", captions: Sequence[str] = ()
+) -> Path:
     """Draw one row an answer: the picture, log-odds against the leader, and the race.
 
     Pictures that failed are left out. At most ten classes are drawn, the best ones.
+
+    Args:
+        answers: with their evidence.
+        path: ends in .png, .svg or .pdf.
+        title: above all of it.
+        captions: below each picture; its id if there are none.
 
     Raises:
         InputError: there is no answer to draw, or the file's ending names no format.
@@ -52,14 +60,15 @@ def draw_answers(answers: Sequence[Answer], path: str | os.PathLike[str], *, tit
     from matplotlib.figure import Figure
 
     check_figure_path(Path(path))
-    shown = [(answer, answer.decision) for answer in answers if answer.decision is not None]
+    texts = captions or [answer.id for answer in answers]
+    shown = [(a, a.decision, text) for a, text in zip(answers, texts, strict=True) if a.decision is not None]
     if not shown:
         raise InputError("A figure needs at least one picture that was classified. Got none.")
     height = _HEAD + _ROW * len(shown) + _FOOT
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, height), dpi=160, facecolor="white")
-        for row, (answer, decision) in enumerate(shown):
-            _row(figure, answer, decision, top=height - _HEAD - _ROW * row, height=height)
+        for row, (answer, decision, caption) in enumerate(shown):
+            _row(figure, answer, decision, caption, top=height - _HEAD - _ROW * row, height=height)
         for left, heading in _COLUMNS.items():
             figure.text(left / _WIDTH, 1 - 0.68 / height, heading, fontsize=8.5, color=_MUTED, va="center")
         figure.text(0.25 / _WIDTH, 1 - 0.32 / height, title, fontsize=13, fontweight="bold", va="center")
@@ -85,7 +94,7 @@ def _save(figure: "Figure", path: Path) -> Path:
     return path
 
 
-def _row(figure: "Figure", answer: Answer, decision: Decision, *, top: float, height: float) -> None:
+def _row(figure: "Figure", answer: Answer, decision: Decision, caption: str, *, top: float, height: float) -> None:
     """Draw one answer below `top` [inches from the bottom]."""
 
     def place(left: float, width: float) -> "Axes":
@@ -97,7 +106,7 @@ def _row(figure: "Figure", answer: Answer, decision: Decision, *, top: float, he
                 color=_RIVAL if wrong else _INK, va="center")  # fmt: skip
     figure.text(2.75 / _WIDTH, (top - 0.16) / height, _detail(decision), fontsize=9, va="center")
     order = _order(decision.evidence, decision.leader)
-    _picture(place(0.25, 1.5), answer)
+    _picture(place(0.25, 1.5), answer, caption)
     _odds(place(2.75, 3.3), decision, order)
     _race(place(6.75, 3.4), decision, order)
 
@@ -117,14 +126,14 @@ def _detail(decision: Decision) -> str:
     return "   ·   ".join(parts)
 
 
-def _picture(axes: "Axes", answer: Answer) -> None:
+def _picture(axes: "Axes", answer: Answer, caption: str) -> None:
     """Draw the image as the model saw it."""
     assert answer.image is not None
     pixels = answer.image.permute(1, 2, 0).numpy()
     pixels = pixels if pixels.shape[2] == 3 else pixels[..., 0]
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set(xticks=[], yticks=[], anchor="W")
-    axes.set_xlabel(_shortened(answer.id, 26), fontsize=7.5, loc="left")
+    axes.set_xlabel(_shortened(caption, 34), fontsize=7.5, loc="left")
 
 
 def _shortened(name: str, most: int) -> str:

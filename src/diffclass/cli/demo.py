@@ -30,17 +30,19 @@ def demo(device: str, seed: int, out: Path, as_json: bool, quiet: bool) -> None:
     sittings = [sitting for sitting in demo_sittings() if sitting.model in there]
     if not sittings:
         raise WeightsMissing("This installation has no models in it. Install diffclass from a wheel, or train one.")
-    found, drawn = [], []
+    found, drawn, captions = [], [], []
     for sitting in sittings:
         rows, answers = _answer(sitting, device, seed)
         found += [row | {"model": sitting.model} for row in rows]
-        drawn += answers[: sitting.drawn]
+        drawn += answers
+        captions += [f"{answer.id} by {sitting.model}" for answer in answers]
         if not as_json:
             print_tables([answers_table(rows, title=sitting.model)])
         note_changes(rows)
     if as_json:
         show([], found, as_json=True)
-    note(f"drawn: {draw_answers(drawn, out / 'demo.png', title='Which class lets the model denoise best?')}")
+    title = "Which class lets the model denoise best?"
+    note(f"drawn: {draw_answers(drawn, out / 'demo.png', title=title, captions=captions)}")
 
 
 def _answer(sitting: Any, device: str, seed: int) -> tuple[list[dict[str, Any]], list[Any]]:

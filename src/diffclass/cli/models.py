@@ -28,13 +28,12 @@ def models(name: str | None, as_json: bool, quiet: bool) -> None:
         card = read_card(name)
         show(_card_tables(card), _plain(card), as_json=as_json)
         return
-    made = table("name", "kind", ">classes", ">image", ">size", "accuracy", "licence")
+    made = table("name", ">classes", ">image", ">size", "accuracy", "licence")
     cards = list_models()
     for card in cards:
         shape = "x".join(map(str, card.shape))
         made.add_row(
             f"[bold]{card.name}[/]",
-            card.kind,
             str(len(card.classes)),
             shape,
             _size(card),

@@ -59,19 +59,7 @@ _IN_SHELL = {  # how the remedies of the library are said on the command line
     "Give 'out'.": "Give --out.",
 }
 _NARROW = 100  # [characters] width of tables that no terminal limits
-_WHOLE = {
-    "name",
-    "accuracy",
-    "label",
-    ">log-odds",
-    "over",
-    ">calibrated",
-    ">evals",
-    "ended by",
-    ">s",
-    ">value",
-    ">95% interval",
-}
+_WHOLE = {"name", "accuracy", "label", "over", "ended by"}  # columns that are never wrapped, as all of numbers
 _EVERY = 15.0  # [seconds] between lines of progress in a log
 
 
@@ -229,7 +217,10 @@ def table(*headings: str, title: str | None = None) -> "Table":
     for heading in headings:
         number = heading.startswith(">")
         made.add_column(
-            heading.lstrip(">"), justify="right" if number else "left", overflow="fold", no_wrap=heading in _WHOLE
+            heading.lstrip(">"),
+            justify="right" if number else "left",
+            overflow="fold",
+            no_wrap=number or heading in _WHOLE,
         )
     return made
 

@@ -23,7 +23,7 @@ from diffclass.types import Images, Latents, Sigmas
 
 __all__ = ["EmpiricalDenoiser", "ExactDenoiser", "GaussianDenoiser", "GaussianMixtureDenoiser"]
 
-_CHUNK = 1024  # rows of a batch at once, so that the densities of large batches fit in memory
+_CHUNK = 512  # rows of a batch at once, so that the densities of large batches fit in memory
 
 Rows = Float[Tensor, "batch _"]  # [model units] latents, flattened
 Densities = Float[Tensor, "batch component"]  # [nats]

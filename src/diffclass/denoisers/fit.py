@@ -115,8 +115,11 @@ def fit_mixture(
     started = monotonic()
     _check(images, labels, classes, {"n_components": n_components, "rank": rank}, floor, shift)
     groups = _group(images, labels, len(classes))
-    ticker = _Ticker(progress, len(classes) * (1 + len(_COMPONENTS if n_components is None else (1,))))
-    choice = _choose(groups, n_components, rank, floor, seed, ticker)
+    candidates = _candidates(groups, n_components, rank, floor)
+    ticker = _Ticker(progress, len(classes) * (1 + len(candidates)))
+    choice = _choose(groups, candidates, rank, floor, seed, ticker)
+    if choice is None:
+        choice = _Choice(n_components=n_components or 1, rank=rank or _RANKS[0], floor=floor or 0.1)
     fitted = []
     for group in groups:
         moved = [group, *(move.flatten(1) for move in _moves(group.unflatten(1, images.shape[1:]), shift))]
@@ -124,7 +127,7 @@ def fit_mixture(
         ticker()
     notes = {
         "method": "k-means, then expectation maximisation, class by class",
-        "images": len(images),
+        "training_images": len(images),
         "components": ", ".join(str(len(parts.weights)) for parts in fitted),
         "rank": choice.rank,
         "floor": choice.floor,
@@ -235,22 +238,32 @@ def _principal(z: Group, rank: int, seed: int) -> tuple[Float[Tensor, " _"], Flo
     return values, vectors, float(z.double().square().sum())
 
 
+def _candidates(
+    groups: list[Tensor], n_components: int | None, rank: int | None, floor: float | None
+) -> tuple[int, ...]:
+    """Return the numbers of components to try: none where all is given, or a class has fewer than ten images."""
+    if None not in (n_components, rank, floor) or min(map(len, groups)) < 10:
+        return ()
+    return _COMPONENTS if n_components is None else (n_components,)
+
+
 def _choose(
-    groups: list[Tensor], n_components: int | None, rank: int | None, floor: float | None, seed: int, ticker: "_Ticker"
-) -> _Choice:
-    """Choose what is left open on images that are held out."""
+    groups: list[Tensor],
+    candidates: tuple[int, ...],
+    rank: int | None,
+    floor: float | None,
+    seed: int,
+    ticker: "_Ticker",
+) -> _Choice | None:
+    """Choose what is left open on images that are held out; None if there is nothing to try."""
     random = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(len(group), generator=random) for group in groups]
     cuts = [min(len(group) // 10, _HELD_OUT) for group in groups]
-    if n_components is not None and rank is not None and floor is not None:
-        return _Choice(n_components=n_components, rank=rank, floor=floor)
-    if not all(cuts):  # a class has fewer than ten images
-        return _Choice(n_components=n_components or 1, rank=rank or _RANKS[0], floor=floor or 0.1)
     kept = [group[order[cut:]] for group, order, cut in zip(groups, orders, cuts, strict=True)]
     held = torch.cat([group[order[:cut]] for group, order, cut in zip(groups, orders, cuts, strict=True)])
     truth = torch.arange(len(groups)).repeat_interleave(torch.tensor(cuts))
     choices = []
-    for m in _COMPONENTS if n_components is None else (n_components,):
+    for m in candidates:
         ranks = [r for r in _RANKS if m * (r + 1) <= _VECTORS] if rank is None else [rank]
         settings = list(product(ranks, _FLOORS if floor is None else (floor,)))
         scores = []
@@ -259,11 +272,11 @@ def _choose(
             ticker()
         for (r, f), joint in zip(settings, torch.stack(scores, dim=2), strict=True):
             choices.append(_judge(joint, truth, _Choice(n_components=m, rank=r, floor=f)))
-    best = max(choices, key=lambda choice: choice.accuracy)
-    spread = _standard_error(best.accuracy, best.n)
-    return max(
-        (choice for choice in choices if choice.accuracy >= best.accuracy - spread), key=lambda c: c.log_likelihood
-    )
+    if not choices:
+        return None
+    best = max(choice.accuracy for choice in choices)
+    good = [choice for choice in choices if choice.accuracy >= best - _standard_error(best, cuts)]
+    return max(good, key=lambda choice: choice.log_likelihood)
 
 
 def _score(held: Group, components: _Components, settings: list[tuple[int, float]]) -> Float[Tensor, "_ image"]:
@@ -282,10 +295,11 @@ def _judge(joint: Float[Tensor, "image class"], truth: Int[Tensor, " image"], se
     return replace(setting, accuracy=float(accuracy), log_likelihood=float(likelihood), n=len(truth))
 
 
-def _standard_error(accuracy: float, n: int) -> float:
-    """Return the standard error of a proportion, not 0 where all are right."""
+def _standard_error(accuracy: float, counts: list[int]) -> float:
+    """Return the standard error of a balanced accuracy, not 0 where all are right."""
+    n, k = sum(counts), len(counts)
     p = (accuracy * n + 1) / (n + 2)
-    return math.sqrt(p * (1 - p) / n)
+    return math.sqrt(p * (1 - p) * sum(1 / count for count in counts)) / k
 
 
 @final

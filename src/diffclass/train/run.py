@@ -191,7 +191,11 @@ def _finish(
     classifier = DiffusionClassifier(denoiser=denoiser)
     note("calibrating on the validation images")
     on_validation = _measure(classifier, validation, note)
-    temperature = fit_temperature(on_validation["log_odds"], on_validation["labels"])
+    try:
+        temperature = fit_temperature(on_validation["log_odds"], on_validation["labels"]).value
+    except InputError as error:  # too few images, or every one of them right: a model all the same
+        temperature = None
+        note(f"no temperature was fitted: {error}")
     figures = {"validation": _figures(on_validation)}
     if test_set is not None:
         note("measuring on the test images")
@@ -208,7 +212,7 @@ def _finish(
         },
         "parametrisation": {"kind": "edm", "sigma_data": space.data_std, "time_scale": recipe.train.time_scale},
         "sigma_range": list(denoiser.sigma_range),
-        "classifier": {**recipe.classifier, "temperature": temperature.value},
+        "classifier": {**recipe.classifier, "temperature": temperature},
         "licence": recipe.data.licence,
         "data": recipe.data.title,
         "figures": figures,
