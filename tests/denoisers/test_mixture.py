@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+import diffclass
 from diffclass.data.datasets import open_dataset
 from diffclass.denoisers import check_denoiser, load
 from diffclass.denoisers.card import card_of
@@ -29,6 +30,7 @@ from diffclass.evidence.objective import LogNormal, Objective
 from diffclass.evidence.target import Clean, NoisedExact, Target
 from diffclass.noise import epsilon
 
+MODELS = Path(diffclass.__file__).parent / "models"
 SHAPE = (1, 3, 4)
 SIZES = (3, 1, 2)
 CLASSES = ("a", "b", "c")
@@ -210,13 +212,23 @@ def test_saving_again_changes_nothing(tmp_path: Path) -> None:
     assert set(before) == {"config.json", "model.safetensors", "diffclass.json", "README.md"}
 
 
+@pytest.mark.parametrize("name", ["digits", "mnist", "pneumonia"])
+def test_bundled_mixtures_are_as_they_were_saved(name: str, tmp_path: Path) -> None:
+    model = load(f"{name}-mixture", device="cpu")
+    assert isinstance(model, MixtureDenoiser)
+    again = model.save(tmp_path / f"{name}-mixture")
+    for path in again.iterdir():
+        assert path.read_bytes() == (MODELS / f"{name}-mixture" / path.name).read_bytes(), path.name
+
+
 def test_card_tells_what_was_measured(tmp_path: Path) -> None:
     accuracy = {"value": 0.985, "low": 0.98, "high": 0.99, "n": 1000}
-    metadata = {"data": "dots", "licence": "CC0", "figures": {"test": {"accuracy": accuracy}}, "command": "make it"}
+    metadata = {"data": "dots", "licence": "CC0", "figures": {"test": {"accuracy": accuracy}}}
+    metadata |= {"command": "make it", "calibration": "none yet"}
     text = mixture_card(json.loads((build().save(tmp_path / "m", metadata=metadata) / "diffclass.json").read_text()))
     assert text == (tmp_path / "m" / "README.md").read_text()
-    assert "| test | accuracy | 0.9850 | 0.9800 to 0.9900 | 1000 |" in text
-    assert all(words in text for words in ("# m\n", "dots", "CC0", "a, b, c", "make it"))
+    assert "| test | accuracy | 0.985 | 0.98 to 0.99 | 1000 |" in text
+    assert all(words in text for words in ("# m\n", "dots", "CC0", "a, b, c", "make it", "none yet"))
     card = card_of(tmp_path / "m")
     assert (card.kind, card.classes, card.shape) == ("mixture", CLASSES, SHAPE)
 

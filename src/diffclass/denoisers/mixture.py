@@ -161,7 +161,8 @@ class MixtureDenoiser(ExactDenoiser):
         if not bool(((floors > 0) & floors.isfinite()).all()):
             raise RangeError(f"The 'floors' parameter must be above 0. Got {float(floors.min())}.")
         channels, height, width = means.shape[1:]
-        self.means, self.loadings, self.floors, self.prior = means, loadings, floors, prior
+        self.means, self.loadings, self.floors, self.weights = means, loadings, floors, weights
+        self.prior = torch.ones(len(sizes), device=means.device) if prior is None else prior
         self.metadata = dict(metadata or {})
         self._exact = LowRankGaussians.from_loadings(means.flatten(1), loadings.flatten(2), floors)
         self._fast = self._exact.to(torch.float32)
@@ -207,8 +208,8 @@ class MixtureDenoiser(ExactDenoiser):
             "means": self.means.to(torch.bfloat16),
             "loadings": self.loadings.to(torch.bfloat16),
             "floors": self.floors.double(),
-            "weights": self.log_weights.exp(),
-            "prior": self.log_prior.exp(),
+            "weights": self.weights.double(),
+            "prior": self.prior.double(),
         }
         content = {
             _WEIGHTS: save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"}),
@@ -283,7 +284,7 @@ def mixture_card(metadata: Mapping[str, Any]) -> str:
     """Write the README.md of a mixture from its diffclass.json, for people and the Hugging Face hub."""
     space, fit = metadata["space"], metadata.get("fit", {})
     rows = [
-        f"| {split} | {name.replace('_', ' ')} | {e['value']:.4f} | {e['low']:.4f} to {e['high']:.4f} | {e['n']} |"
+        f"| {split} | {name.replace('_', ' ')} | {e['value']:.4g} | {e['low']:.4g} to {e['high']:.4g} | {e['n']} |"
         for split, figures in metadata.get("figures", {}).items()
         for name, e in figures.items()
     ]
@@ -302,6 +303,7 @@ def mixture_card(metadata: Mapping[str, Any]) -> str:
         f"- **Data**: {metadata.get('data', 'unknown')}",
         f"- **Licence of the data**: {metadata.get('licence', 'unknown')}",
         *(f"- **{name.replace('_', ' ').capitalize()}**: {value}" for name, value in fit.items()),
+        *([f"- **Calibration**: {metadata['calibration']}"] if "calibration" in metadata else []),
         "",
         "Class c is a mixture of Gaussians with covariance W W^T + floor^2 I. Its denoiser E[x | noisy, class] and its "
         "density, clean or under Gaussian noise, have closed forms: there is no network and no approximation but the "
@@ -312,8 +314,9 @@ def mixture_card(metadata: Mapping[str, Any]) -> str:
         lines += ["", "## Measured", "", *head, *rows]
         lines += [
             "",
-            "By exact likelihoods under a uniform prior, after rounding; accuracies have Wilson intervals. Under noise "
-            "of standard deviation tau [image units] the likelihood is that of the noisy image.",
+            "By exact likelihoods under a uniform prior, after rounding, except where races are named; accuracies have "
+            "Wilson intervals. Under noise of standard deviation tau [image units] the likelihood is that of the noisy "
+            "image.",
         ]
     if "command" in metadata:
         lines += ["", "## Reproduce", "", "```", metadata["command"], "```"]

@@ -118,7 +118,7 @@ def run_recipe(
     device: str = "cpu",
     report: Report = lambda progress: None,
     note: Note = lambda line: None,
-    measure_test: bool = True,
+    test_images: int | None = None,
 ) -> Path:
     """Train, calibrate on validation images, measure on test images, and write a model directory.
 
@@ -131,7 +131,7 @@ def run_recipe(
         device: where to train.
         report: called with the progress of training.
         note: called with a line about each other part of the run.
-        measure_test: whether the test split is classified for the card.
+        test_images: how many images of the test split are classified for the card, by seed; None: all, 0: none.
 
     Returns:
         The model directory.
@@ -172,7 +172,14 @@ def run_recipe(
         network, recipe, data=training, space=space, n_classes=len(classes), checkpoint=out / "checkpoint.pt",
         device=place, report=on_report,
     )  # fmt: skip
-    return _finish(average, recipe, space, classes, seconds, validation, test_set if measure_test else None, out, note)
+    return _finish(average, recipe, space, classes, seconds, validation, _part(test_set, test_images), out, note)
+
+
+def _part(dataset: Dataset | None, n: int | None) -> Dataset | None:
+    """Return a seeded, stratified part of a data set; None for none of it."""
+    if dataset is None or n == 0:
+        return None
+    return dataset if n is None or n >= len(dataset) else dataset.sample(n, seed=0)
 
 
 def _std(images: Tensor) -> float:
