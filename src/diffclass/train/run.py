@@ -238,7 +238,8 @@ def _hardware(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     names = [line for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
     name = names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
-    return f"{torch.get_num_threads()} threads of {name}"
+    n = torch.get_num_threads()
+    return f"{n} thread{'s' if n > 1 else ''} of {name}"
 
 
 def _lines(path: Path) -> list[str]:
