@@ -66,8 +66,8 @@ def write_card(metadata: Mapping[str, Any]) -> str:
         "",
         *_table(metadata["figures"]),
         "",
-        "Accuracy has a Wilson interval, balanced accuracy a bootstrap, AUC a DeLong interval. The temperature was fitted, "
-        "and the noise range chosen, on validation images; test images chose nothing.",
+        "Accuracy has a Wilson interval, balanced accuracy a bootstrap, AUC a DeLong interval. The temperature was "
+        "fitted, and the noise range chosen, on validation images; test images chose nothing.",
         "",
         "## Reproduce",
         "",
