@@ -56,7 +56,7 @@ def test_a_set_without_splits_is_divided(tmp_path: Path) -> None:
     path, measured = fit_dataset(source, out=tmp_path / "two", **FIT)
     metadata = json.loads((path / "diffclass.json").read_text())
     assert measured.n_images == 12
-    assert metadata["fit"]["images"] == 48  # the rest
+    assert metadata["fit"]["training_images"] == 48  # the rest
     assert measured.config["dataset"]["n"] == 12
 
 
@@ -67,7 +67,7 @@ def test_size_and_split_can_be_chosen(tmp_path: Path) -> None:
     )
     metadata = json.loads((path / "diffclass.json").read_text())
     assert [metadata["space"][key] for key in ("channels", "height", "width")] == [1, 4, 6]
-    assert metadata["fit"]["images"] == 24
+    assert metadata["fit"]["training_images"] == 24
     assert measured.n_images == 5
 
 

@@ -36,7 +36,10 @@ def answers(out: Path) -> dict[str, dict[str, Any]]:
 
 def stop_midway(model: Path, out: Path, how: signal.Signals) -> subprocess.CompletedProcess[str]:
     """Run the command, and send a signal as soon as the first rows are on the disk."""
-    command = [sys.executable, "-m", "diffclass", *arguments(model, out)]
+    # a test run in the background ignores SIGINT, and its children would too
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    start = f"{listen}; from diffclass.cli import main; main()"
+    command = [sys.executable, "-c", start, *arguments(model, out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     path, deadline = out / "results.jsonl", time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
