@@ -11,6 +11,7 @@ from torch import Tensor
 import diffclass
 from diffclass.data.datasets import open_dataset
 from diffclass.denoisers import fit_mixture, load
+from diffclass.denoisers.fit import _maximise
 from diffclass.denoisers.mixture import MixtureDenoiser
 from diffclass.errors import ConditionError, DiffclassError, RangeError
 
@@ -72,6 +73,21 @@ def test_known_mixture_is_found_again() -> None:
     assert fitted.metadata["fit"]["floor"] in (0.0283, 0.04)
     shares = fitted.log_weights.exp().split(fitted.sizes)[0]
     assert float(shares.max()) == pytest.approx(0.7, abs=0.06)  # 5 standard errors of a share of 1,500
+
+
+def test_one_component_is_principal_component_analysis() -> None:
+    images, labels = sample(truth(), 300, seed=2)
+    model = fit_mixture(images, labels, classes=["a", "b"], n_components=1, rank=3, floor=0.03)
+    x = images[labels == 0].flatten(1).double()
+    values, vectors = torch.linalg.eigh(torch.cov(x.T, correction=0))
+    covariance = model.loadings[0].flatten(1).double().T @ model.loadings[0].flatten(1).double()
+    covariance += model.floors[0] * torch.eye(16, dtype=torch.float64)
+    expected = torch.where(torch.arange(16) >= 13, values, 0.03**2)  # the three largest eigenvalues, and the floor
+    torch.testing.assert_close(covariance, vectors @ torch.diag(expected) @ vectors.T, rtol=0, atol=1e-6)
+    torch.testing.assert_close(model.means[0].flatten().double(), x.mean(0), rtol=0, atol=1e-6)
+    # what the basis leaves out is the floor of the expectation step
+    parts = _maximise(x.float(), torch.ones(300, 1), 3, 0)
+    assert parts.residual == pytest.approx(float(values[:13].mean()), rel=1e-4)
 
 
 def test_floor_given_is_kept_and_found_to_be_best() -> None:

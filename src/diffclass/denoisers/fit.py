@@ -228,7 +228,7 @@ def _principal(z: Group, rank: int, seed: int) -> tuple[Float[Tensor, " _"], Flo
     from sklearn.utils.extmath import randomized_svd
 
     n = min(rank, *z.shape)
-    if min(z.shape) <= 4 * rank:
+    if min(z.shape) <= 4 * rank or z.shape[1] <= 128:  # small enough to be exact
         _, singular, basis = torch.linalg.svd(z.double(), full_matrices=False)
     else:
         options: dict[str, Any] = {"n_iter": 4, "random_state": seed}
