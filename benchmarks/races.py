@@ -4,11 +4,14 @@
 
 Every race runs for real, one after the other, in one process. A race that is done is not run again, so that an
 interrupted benchmark goes on where it was. Agreement is with the answers of Exhaustive on the same seed: PairedRace
-shares its list of draws, SuccessiveHalving (Li et al. 2023, 50 and 500 draws) has a longer one of its own.
+shares its list of draws, SuccessiveHalving (Li et al. 2023, 50 and 500 draws) has a longer one of its own. "default" is
+the race that the model brings along (`diffclass calibrate` stores one that needs far fewer evaluations); where it is of
+the same budget, it shares that list too. `--races` chooses some, by the names of the table.
 """
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from diffclass.data import open_dataset, versions, write_json_atomic
 from diffclass.decide import DiffusionClassifier, Exhaustive, PairedRace, SuccessiveHalving
 from diffclass.evidence import Race
 from diffclass.stats.interval import mean_interval, wilson
+
+NAMES = ("Exhaustive", "SuccessiveHalving 50/500", "PairedRace", "default")
 
 
 def run(classifier: DiffusionClassifier, images: torch.Tensor, name: str) -> dict[str, Any]:
@@ -39,6 +44,23 @@ def run(classifier: DiffusionClassifier, images: torch.Tensor, name: str) -> dic
     }  # fmt: skip
 
 
+def selected(base: DiffusionClassifier, chosen: str, *, draws: int, delta: float) -> dict[str, Race]:
+    """Return the races that were asked for, the full budget first."""
+    assert base.race is not None
+    block = base.race.block
+    every: dict[str, Race] = {
+        "Exhaustive": Exhaustive(n_draws=draws, block=block),
+        "SuccessiveHalving 50/500": SuccessiveHalving.published("cifar10"),
+        "PairedRace": PairedRace(n_draws=draws, block=block, delta=delta),
+        "default": base.race,
+    }
+    names = [name.strip() for name in chosen.split(",")]
+    unknown = [name for name in names if name not in every]
+    if unknown:
+        raise click.UsageError(f"--races must be among {', '.join(every)}. Got {', '.join(unknown)}.")
+    return {name: race for name, race in every.items() if name == "Exhaustive" or name in names}
+
+
 @click.command()
 @click.option("--model", required=True)
 @click.option("--data", required=True)
@@ -48,10 +70,12 @@ def run(classifier: DiffusionClassifier, images: torch.Tensor, name: str) -> dic
 @click.option("--batch-size", default=256)
 @click.option("--threads", default=0)
 @click.option("--seed", default=0)
+@click.option("--races", "chosen", default=",".join(NAMES), help="Some of the races, with commas; Exhaustive always.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(
-    model: str, data: str, images: int, draws: int, delta: float, batch_size: int, threads: int, seed: int, out: Path
-) -> None:
+    model: str, data: str, images: int, draws: int, delta: float, batch_size: int, threads: int, seed: int,
+    chosen: str, out: Path
+) -> None:  # fmt: skip
     """Compare the races."""
     if threads:
         torch.set_num_threads(threads)
@@ -59,28 +83,21 @@ def main(
     dataset = open_dataset(data, split="test", classes=base.classes_).sample(images, seed=seed)
     batch, labels = dataset.array(base.denoiser.space.image_shape)
     truth = [base.classes_[i] for i in labels.tolist()]
-    assert isinstance(base.race, PairedRace)
-    block = base.race.block
-    races: dict[str, Race] = {
-        "PairedRace": PairedRace(n_draws=draws, block=block, delta=delta),
-        "Exhaustive": Exhaustive(n_draws=draws, block=block),
-        "SuccessiveHalving 50/500": SuccessiveHalving.published("cifar10"),
-    }
+    races = selected(base, chosen, draws=draws, delta=delta)
     out.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict[str, Any]] = {}
     for name, race in races.items():
         path = out / f"{name.split()[0].lower()}.json"
         if not path.is_file():
-            classifier = DiffusionClassifier(
-                denoiser=base.denoiser, race=race, batch_size=batch_size, seed=seed, temperature=base.temperature
-            )
+            classifier = replace(base, race=race)
             classifier.classify(batch[:2])  # warm up
             write_json_atomic(path, run(classifier, batch, name) | {"race": repr(race)})
         results[name] = json.loads(path.read_text())
+        if results[name]["race"] != repr(race):
+            raise click.UsageError(f"'{path}' holds another race: {results[name]['race']}. Choose another --out.")
     reference = results["Exhaustive"]
     table = []
-    for name in ("Exhaustive", "SuccessiveHalving 50/500", "PairedRace"):
-        r = results[name]
+    for name, r in results.items():
         right = sum(a == b for a, b in zip(r["labels"], truth, strict=True))
         same = sum(a == b for a, b in zip(r["labels"], reference["labels"], strict=True))
         spent = mean_interval(np.array(r["evaluations"], dtype=np.float64))
@@ -94,7 +111,7 @@ def main(
             }
         )  # fmt: skip
     settings = {"model": model, "draws": draws, "delta": delta, "batch_size": batch_size, "seed": seed,
-                "threads": torch.get_num_threads(), "paired_race": repr(races["PairedRace"]),
+                "threads": torch.get_num_threads(), "races": {name: repr(race) for name, race in races.items()},
                 "versions": versions(), "diffclass": diffclass.__version__}  # fmt: skip
     write_json_atomic(out / "table.json", {"settings": settings, "table": table})
     click.echo(f"| race | evaluations an image | share of full | agreement | accuracy | wall clock |\n|{'---|' * 6}")

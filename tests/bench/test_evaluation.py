@@ -30,7 +30,7 @@ RACE = Exhaustive(n_draws=16, block=4)
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> DiffusionClassifier:
     directory = save_mixture(tmp_path_factory.mktemp("models") / "tiny")
-    return DiffusionClassifier.from_pretrained(directory, race=RACE, batch_size=64)
+    return DiffusionClassifier.from_pretrained(directory, race=RACE, batch_size=64).calibrated(2.0)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_too_few_images_leave_a_reason(classifier: DiffusionClassifier) -> None:
 
 
 def test_abstentions_count_as_wrong() -> None:
-    row = {"evaluations": 4, "seconds": 0.1, "class_log_odds": {"a": 0.0, "b": -1.0}}
+    row = {"evaluations": 4, "n_draws": 2, "seconds": 0.1, "class_log_odds": {"a": 0.0, "b": -1.0}}
     rows = [
         {"id": "1", "truth": "a", "label": "a", **row},
         {"id": "2", "truth": "a", "label": None, **row},

@@ -6,12 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from diffclass.bench.fitting import fit_dataset, picture_shape
 from diffclass.data.datasets import Dataset, open_dataset
 from diffclass.decide import DiffusionClassifier
+from diffclass.denoisers import fit_mixture
+from diffclass.denoisers.mixture import MixtureDenoiser
 from diffclass.errors import InputError
+from diffclass.evidence import LogNormal
 from tiny_mixture import digits
 
 FIT: dict[str, Any] = {"n_components": 1, "rank": 3}
@@ -45,10 +49,41 @@ def test_a_fitted_mixture_is_a_model(tmp_path: Path) -> None:
     assert found.value > 0.9
     assert metadata["classifier"]["temperature"] == measured.temperature
     assert measured.config["dataset"]["split"] == "test"
-    assert list(dict.fromkeys(stages)) == ["reading", "fitting", "measuring"]
+    assert list(dict.fromkeys(stages)) == ["reading", "fitting", "measuring", "likelihoods"]
     classifier = DiffusionClassifier.from_pretrained(path)
     images, labels = open_dataset(source, split="test").array((1, 8, 8), [0, 1])
     assert classifier.predict(images) == [str(int(label)) for label in labels]
+
+
+def test_the_settings_that_the_fit_recommends_are_kept(tmp_path: Path) -> None:
+    source = archive(tmp_path / "two.npz", train=50, test=30)
+    path, measured = fit_dataset(source, out=tmp_path / "two", shift=1, **FIT)
+    metadata = json.loads((path / "diffclass.json").read_text())
+    images, labels = open_dataset(source, split="train").array((1, 8, 8))
+    recommended = fit_mixture(images, labels, classes=("0", "1"), shift=1, **FIT)
+    kept = recommended.metadata["classifier"]
+    assert kept["proposal"] == "log-normal"
+    assert metadata["classifier"] == {**kept, "temperature": measured.temperature}
+    assert metadata["fit"]["shift"] == "every image also moved by up to 1 pixels in four directions"
+    saved = MixtureDenoiser.load(path)
+    assert torch.equal(saved.means.bfloat16(), recommended.means.bfloat16())
+    classifier = DiffusionClassifier.from_pretrained(path)
+    assert classifier.objective is not None
+    assert classifier.objective.proposal == LogNormal(kept["proposal_mean"], kept["proposal_std"])
+
+
+def test_the_card_tells_exact_likelihoods_and_races_apart(tmp_path: Path) -> None:
+    source = archive(tmp_path / "two.npz", train=50, test=30)
+    path, _ = fit_dataset(source, out=tmp_path / "two", limit=10, **FIT)
+    figures = json.loads((path / "diffclass.json").read_text())["figures"]
+    test = open_dataset(source, split="test")
+    images, labels = test.array((1, 8, 8))
+    right = MixtureDenoiser.load(path).log_likelihood(images).argmax(dim=1) == labels
+    assert figures["test"]["accuracy"]["value"] == float(right.float().mean())
+    assert (figures["test"]["accuracy"]["n"], figures["test, by races"]["accuracy"]["n"]) == (30, 10)
+    rows = [line for line in (path / "README.md").read_text().splitlines() if line.startswith("| test")]
+    assert rows[0].startswith("| test | accuracy |")
+    assert any(row.startswith("| test, by races | evaluations per image |") for row in rows)
 
 
 def test_a_set_without_splits_is_divided(tmp_path: Path) -> None:

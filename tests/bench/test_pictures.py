@@ -13,6 +13,7 @@ from diffclass.bench.figure import draw_answers, running
 from diffclass.bench.pictures import classify_pictures, picture_items
 from diffclass.decide import DiffusionClassifier, PairedRace
 from diffclass.errors import InputError, ResultError
+from diffclass.evidence import EDMWeight, Objective
 from tiny_mixture import save_picture, tiny_mixture
 
 
@@ -96,12 +97,31 @@ def test_a_figure_has_a_row_an_answer(answers: list[Answer], tmp_path: Path, end
         assert heights[1] - heights[0] == 2 * round(2.3 * 160)
 
 
-def test_many_classes_and_a_single_block_can_be_drawn(folder: Path, tmp_path: Path) -> None:
-    # One block has no standard error, and no race.
-    classifier = DiffusionClassifier(denoiser=tiny_mixture(), race=PairedRace(n_draws=4, block=4), batch_size=64)
+def test_many_classes_and_a_single_draw_can_be_drawn(folder: Path, tmp_path: Path) -> None:
+    # One draw has no standard error, and no race.
+    classifier = DiffusionClassifier(denoiser=tiny_mixture(), race=PairedRace(n_draws=1, block=1), batch_size=64)
     rows, answers = classify_pictures(classifier, picture_items([folder / "0.png"]), most_kept=1)
     assert rows[0]["log_odds_se"] is None
     assert draw_answers(answers, tmp_path / "one.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("objective", "unit"),
+    [
+        (Objective(), "nats"),
+        (Objective(weight=EDMWeight()), "weighted error, not nats"),
+        (Objective(distance="l1"), "weighted error, not nats"),
+    ],
+)
+def test_only_the_likelihood_weight_is_drawn_in_nats(
+    folder: Path, tmp_path: Path, objective: Objective, unit: str
+) -> None:
+    race = PairedRace(n_draws=8, block=4)
+    classifier = DiffusionClassifier(denoiser=tiny_mixture(), objective=objective, race=race, batch_size=64)
+    _, answers = classify_pictures(classifier, picture_items([folder / "0.png"]), most_kept=1)
+    drawn = draw_answers(answers, tmp_path / "one.svg").read_text()
+    assert f"<!-- [{unit}] -->" in drawn
+    assert drawn.count("nats") == unit.count("nats")
 
 
 def test_the_race_ends_at_the_log_odds(answers: list[Answer]) -> None:

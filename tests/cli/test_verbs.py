@@ -16,6 +16,7 @@ from PIL import Image
 from diffclass.cli import main, render
 from diffclass.decide import DiffusionClassifier
 from diffclass.denoisers import catalogue
+from diffclass.train import list_recipes
 from tiny_mixture import digits, save_mixture, save_picture
 
 
@@ -101,6 +102,9 @@ def test_classify_says_what_was_done_to_pictures(model: str, tmp_path: Path) -> 
         (["--race", "exhaustive", "--draws", "8"], "Exhaustive", 80),
         # 10 classes on 4 draws, 5 on 4 more, 3 on 8 more, 2 on 16 more
         (["--race", "halving"], "SuccessiveHalving", 40 + 20 + 24 + 32),
+        # ten classes are not sifted
+        (["--race", "sift-refine", "--draws", "12"], "SiftAndRefine", 120),
+        (["--race", "clark-jaini", "--draws", "20"], "ClarkJaini", 200),
         (["--race", "paired", "--delta", "0.2"], "PairedRace", None),
     ],
 )
@@ -336,3 +340,8 @@ def test_every_option_is_explained(verb: str) -> None:
 def test_module_and_version() -> None:
     done = subprocess.run([sys.executable, "-m", "diffclass", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("diffclass 0.")
+
+
+def test_help_of_train_names_every_recipe() -> None:
+    said = CliRunner().invoke(main, ["train", "--help"]).stdout
+    assert [name for name in list_recipes() if name not in said.replace(",", " ").split()] == []

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffclass.decide.race import PUBLISHED, Exhaustive, PairedRace, SuccessiveHalving
+from diffclass.decide.published import PUBLISHED, SuccessiveHalving
+from diffclass.decide.race import Exhaustive, PairedRace
 from diffclass.errors import InputError, RangeError
 from diffclass.evidence import Draws, Evidence, Race
 from diffclass.types import Survivors
@@ -244,7 +245,8 @@ def test_fewer_classes_than_a_stage_keeps() -> None:
         (
             {"bound": "hoeffding"},
             InputError,
-            "The 'bound' parameter of PairedRace must be one of ('student', 'asymptotic', 'finite'). Got 'hoeffding'.",
+            "The 'bound' parameter of PairedRace must be one of ('student', 'asymptotic', 'finite', "
+            "'calibrated'). Got 'hoeffding'.",
         ),
         (
             {"bound": "finite"},

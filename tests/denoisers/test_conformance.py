@@ -119,7 +119,7 @@ def test_a_right_denoiser_passes_every_check() -> None:
     report = check_denoiser(Gaussians())
     assert report.passed, str(report)
     assert report.failed == ()
-    assert {check.name for check in report.checks} == {*FAULTS, "global-random"}
+    assert {check.name for check in report.checks} == {*FAULTS, "global-random", "draws-shared"}
 
 
 @pytest.mark.parametrize("fault", FAULTS)

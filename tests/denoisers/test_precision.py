@@ -27,6 +27,8 @@ def test_a_cpu_network_in_half_precision_has_float32_norms() -> None:
     wanted = network()(x)
     half = place_network(network(), device="cpu", dtype=torch.bfloat16)
     assert isinstance(half[1], Float32GroupNorm)  # type: ignore[index]
+    assert half.state_dict().keys() == network().state_dict().keys()
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
     out = half(x.bfloat16())
     assert out.dtype == torch.bfloat16
     assert (out.float() - wanted).square().mean() < 1e-4 * wanted.square().mean()

@@ -130,7 +130,8 @@ TABLE: dict[str, tuple[str, int, str]] = {
     "unknown race": (
         "classify {h}/grey.png --model {m} --race fast",
         2,
-        "...Error: Invalid value for '--race': 'fast' is not one of 'paired', 'halving', 'exhaustive'.",
+        "...Error: Invalid value for '--race': 'fast' is not one of 'paired', 'exhaustive', 'halving', "
+        "'sift-refine', 'clark-jaini'.",
     ),
     # figures and folders
     "figure of no kind": (

@@ -1,12 +1,14 @@
 """Weights and proposals: densities that integrate as they say."""
 
+import json
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from scipy.integrate import simpson
 
-from diffclass.errors import InputError
+from diffclass.errors import InputError, RangeError
 from diffclass.evidence import (
     EDMWeight,
     LikelihoodWeight,
@@ -14,7 +16,10 @@ from diffclass.evidence import (
     LogUniform,
     Objective,
     SimpleWeight,
+    TabulatedProposal,
+    TabulatedWeight,
     UniformTimeWeight,
+    as_table,
 )
 
 
@@ -67,6 +72,93 @@ def test_settings() -> None:
     ],
 )
 def test_unknown_names(settings: dict[str, str], sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Objective.from_settings(settings, sigma_data=0.5)
+    assert str(caught.value) == sentence
+
+
+# Tables
+
+KNOTS = (np.log(0.05), np.log(0.2), np.log(0.7), np.log(3.0), np.log(20.0))
+PROPOSALS = [
+    TabulatedProposal(KNOTS, (-1.0, 2.0, 2.0, -3.0, 0.5)),
+    TabulatedProposal(KNOTS, (0.0, 1e-9, 2e-7, 5e-6, 1e-4)),  # pieces that are flat, or nearly
+    TabulatedProposal((np.log(0.5), np.log(0.6)), (0.0, 3.0)),  # knots that do not reach the range's ends
+    TabulatedProposal((np.log(30.0), np.log(60.0)), (1.0, 2.0)),  # all of them beyond it
+]
+
+
+def pieces(proposal: TabulatedProposal, low: float, high: float) -> list[float]:
+    """Points between which the density has no kinks."""
+    inside = [float(np.exp(knot)) for knot in proposal.log_sigma if np.log(low) < knot < np.log(high)]
+    return [low, *inside, high]
+
+
+@pytest.mark.parametrize("proposal", PROPOSALS)
+@pytest.mark.parametrize("span", [(0.1, 9.0), (0.25, 0.3), (0.01, 50.0)])
+def test_tabulated_proposals_integrate_to_one(proposal: TabulatedProposal, span: tuple[float, float]) -> None:
+    edges = pieces(proposal, *span)
+    parts = [integral(lambda s: proposal.density(s, *span), a, b) for a, b in pairwise(edges)]
+    assert sum(parts) == pytest.approx(1, abs=1e-10)
+
+
+@pytest.mark.parametrize("proposal", PROPOSALS)
+@pytest.mark.parametrize("span", [(0.1, 9.0), (0.01, 50.0)])
+def test_quantiles_of_tables_invert_the_density(proposal: TabulatedProposal, span: tuple[float, float]) -> None:
+    quantiles = np.array([0.0, 0.003, 0.1, 0.5, 0.93, 1.0])
+    found = proposal.sigma(quantiles, *span)
+    assert found[[0, -1]] == pytest.approx(span, rel=1e-12)
+    for q, sigma in zip(quantiles[1:-1], found[1:-1], strict=True):
+        edges = [*[edge for edge in pieces(proposal, *span) if edge < sigma], sigma]
+        parts = [integral(lambda s: proposal.density(s, *span), a, b) for a, b in pairwise(edges)]
+        assert sum(parts) == pytest.approx(q, abs=1e-9)
+
+
+def test_a_tabulated_weight_goes_through_its_knots() -> None:
+    weight = TabulatedWeight((0.0, 1.0, 3.0), (2.0, -1.0, 0.0))
+    at = np.exp(np.array([-5.0, 0.0, 0.5, 1.0, 2.0, 3.0, 9.0]))
+    assert np.log(weight(at)) == pytest.approx([2.0, 2.0, 0.5, -1.0, -0.5, 0.0, 0.0])
+    power = TabulatedWeight((np.log(0.1), np.log(10.0)), (-2 * np.log(0.1), -2 * np.log(10.0)))
+    at = np.array([0.1, 0.3, 2.0, 10.0])
+    assert power(at) == pytest.approx(LikelihoodWeight()(at))
+
+
+def test_tables_survive_json() -> None:
+    weight, proposal = TabulatedWeight((0.1, 0.2), (1.5, 1e-17)), TabulatedProposal((0.1, 0.2), (1.0, -2.0))
+    settings = json.loads(json.dumps({"weight": as_table(weight), "proposal": as_table(proposal)}))
+    assert settings["weight"] == {"kind": "tabulated", "log_sigma": [0.1, 0.2], "log_weight": [1.5, 1e-17]}
+    objective = Objective.from_settings(settings, sigma_data=0.5)
+    assert (objective.weight, objective.proposal) == (weight, proposal)
+
+
+@pytest.mark.parametrize("knots", [((0.0,), (1.0,)), ((0.0, 0.0), (1.0, 1.0)), ((0.0, 1.0), (1.0, np.nan))])
+def test_tables_that_are_no_functions_are_refused(knots: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
+    for kind in (TabulatedWeight, TabulatedProposal):
+        with pytest.raises(RangeError, match=f"A {kind.__name__} needs two or more finite knots"):
+            kind(*knots)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (
+            {"weight": {"kind": "spline", "log_sigma": [0, 1], "log_weight": [0, 1]}},
+            'The table of a weight must hold kind ("tabulated"), and log_sigma and log_weight as lists of numbers. '
+            "Got {'kind': 'spline', 'log_sigma': [0, 1], 'log_weight': [0, 1]}.",
+        ),
+        (
+            {"proposal": {"kind": "tabulated", "log_sigma": [0, "a"], "log_density": [0, 1]}},
+            'The table of a proposal must hold kind ("tabulated"), and log_sigma and log_density as lists of numbers. '
+            "Got {'kind': 'tabulated', 'log_sigma': [0, 'a'], 'log_density': [0, 1]}.",
+        ),
+        (
+            {"proposal": {}},
+            'The table of a proposal must hold kind ("tabulated"), and log_sigma and log_density as lists of numbers. '
+            "Got {}.",
+        ),
+    ],
+)
+def test_tables_that_cannot_be_read(settings: dict[str, object], sentence: str) -> None:
     with pytest.raises(InputError) as caught:
         Objective.from_settings(settings, sigma_data=0.5)
     assert str(caught.value) == sentence

@@ -51,17 +51,19 @@ class Killed(Exception):
     pass
 
 
-def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:
-    whole = train(recipe(), tmp_path / "whole.pt")
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path: Path, optimizer: str) -> None:
+    plan = recipe(optimizer=optimizer)
+    whole = train(plan, tmp_path / "whole.pt")
 
     def kill(progress: Progress, average: nn.Module) -> None:
         if progress.step == 7:
             raise Killed
 
     with pytest.raises(Killed):
-        train(recipe(), tmp_path / "broken.pt", kill)
+        train(plan, tmp_path / "broken.pt", kill)
     steps: list[int] = []
-    resumed = train(recipe(), tmp_path / "broken.pt", lambda progress, average: steps.append(progress.step))
+    resumed = train(plan, tmp_path / "broken.pt", lambda progress, average: steps.append(progress.step))
     assert steps[0] == 7  # the checkpoint was written after step 6
     for name, value in whole.items():
         assert torch.equal(value, resumed[name]), name
@@ -75,9 +77,14 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_training_lowers_the_loss(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_training_lowers_the_loss(tmp_path: Path, optimizer: str) -> None:
     losses: list[float] = []
-    train(recipe(steps=60, learning_rate=3e-3), tmp_path / "run.pt", lambda p, average: losses.append(p.loss))
+    train(
+        recipe(steps=60, learning_rate=3e-3, optimizer=optimizer),
+        tmp_path / "run.pt",
+        lambda p, average: losses.append(p.loss),
+    )
     assert losses[-1] < 0.8 * losses[0]
 
 

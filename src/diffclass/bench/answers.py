@@ -13,6 +13,7 @@ from diffclass.data.images import Prepared, Resize
 from diffclass.decide.classifier import DiffusionClassifier
 from diffclass.decide.decision import Decision
 from diffclass.errors import DiffclassError
+from diffclass.evidence import LikelihoodWeight, Objective
 
 __all__ = ["Answer", "answer_items"]
 
@@ -29,6 +30,7 @@ class Answer:
         error: why it could not be opened.
         changes: what was done to the picture, beyond decoding it, before the model saw it.
         image: as the model saw it.
+        unit: of its log-odds: "nats", or what they are in place of that.
         seconds: of wall time. Pictures share network calls, so the time of those that ended together is divided among
             them by their evaluations, and the sum over pictures is the time of the run.
     """
@@ -39,6 +41,7 @@ class Answer:
     error: str | None = None
     changes: tuple[str, ...] = ()
     image: Float32[Tensor, "channel height width"] | None = field(default=None, repr=False)
+    unit: str = "nats"
     seconds: float = 0.0
 
     def row(self) -> dict[str, Any]:
@@ -74,12 +77,14 @@ def answer_items(
     """
     waiting: dict[int, tuple[Item, Prepared]] = {}
     ready: list[Answer] = []
-    shape = classifier.denoiser.space.image_shape
+    shape, unit = classifier.denoiser.space.image_shape, _unit(classifier.objective)
 
     def truth(item: Item) -> str | None:
+        """Return the name of an item's class, where it is known."""
         return None if item.label is None or not names else names[item.label]
 
     def images() -> Iterator[tuple[int, Tensor]]:
+        """Open the pictures one by one; one that cannot be opened is an answer already."""
         for index, item in enumerate(items):
             try:
                 prepared = item.prepare(shape, resize=resize, convert=convert)
@@ -94,7 +99,8 @@ def answer_items(
         item, prepared = waiting.pop(index)
         ready.append(
             Answer(
-                id=item.id, truth=truth(item), decision=decision, changes=prepared.changes, image=prepared.image
+                id=item.id, truth=truth(item), decision=decision, changes=prepared.changes, image=prepared.image,
+                unit=unit,
             )
         )  # fmt: skip
         now = time.monotonic()
@@ -104,6 +110,13 @@ def answer_items(
             started = now
     if ready:
         yield _timed(ready, time.monotonic() - started)
+
+
+def _unit(objective: Objective | None) -> str:
+    """Say in what log-odds are: nats only where squared errors are weighted as the likelihood weights them."""
+    if objective is None or (isinstance(objective.weight, LikelihoodWeight) and objective.distance == "l2"):
+        return "nats"
+    return "weighted error, not nats"
 
 
 def _timed(answers: list[Answer], seconds: float) -> list[Answer]:

@@ -35,7 +35,7 @@ _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
 }
 _ROW, _HEAD, _FOOT, _WIDTH = 2.3, 0.95, 0.1, 11.0  # [inches]
-_COLUMNS = {0.25: "what the model saw", 2.75: "log-odds against the leader, ± 2 standard errors [nats]",
+_COLUMNS = {0.25: "what the model saw", 2.75: "log-odds against the leader, ± 2 standard errors",
             6.75: "the same while network evaluations were spent; ● class dropped"}  # fmt: skip
 
 
@@ -107,7 +107,9 @@ def _row(figure: "Figure", answer: Answer, decision: Decision, caption: str, *, 
     figure.text(2.75 / _WIDTH, (top - 0.16) / height, _detail(decision), fontsize=9, va="center")
     order = _order(decision.evidence, decision.leader)
     _picture(place(0.25, 1.5), answer, caption)
-    _odds(place(2.75, 3.3), decision, order)
+    odds = place(2.75, 3.3)
+    _odds(odds, decision, order)
+    odds.set_xlabel(f"[{answer.unit}]", fontsize=7.5, loc="right", labelpad=1)
     _race(place(6.75, 3.4), decision, order)
 
 

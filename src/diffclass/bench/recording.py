@@ -17,6 +17,7 @@ from diffclass.data.datasets import Item
 from diffclass.data.images import Resize
 from diffclass.data.results import ResultFile, write_json_atomic
 from diffclass.decide.classifier import DiffusionClassifier
+from diffclass.denoisers.compiled import is_compiled
 from diffclass.errors import ResultError
 
 __all__ = ["configuration", "fingerprint", "record", "recording"]
@@ -97,6 +98,7 @@ def configuration(classifier: DiffusionClassifier) -> dict[str, Any]:
         "prior": None if classifier.prior is None else [float(p) for p in classifier.prior],
         "temperature": classifier.temperature,
         "seed": classifier.seed,
+        "machine": {"batch_size": classifier.batch_size, "compiled": is_compiled(denoiser)},  # for the last bits
     }
 
 

@@ -28,6 +28,7 @@ class Scores:
         predictions: the class that was named; -1: none.
         log_odds: of each class over the leader.
         evaluations: network evaluations spent.
+        draws: that the answer rests on; a network that is told the class late runs its shared part once for each.
         n_images: rows, failures and images without a label included.
         n_failed: pictures that could not be opened.
         failures: id and reason of the first of them.
@@ -38,6 +39,7 @@ class Scores:
     predictions: Int64[ndarray, " image"]
     log_odds: Float32[ndarray, "image class"]
     evaluations: Int64[ndarray, " image"]
+    draws: Int64[ndarray, " image"]
     n_images: int
     n_failed: int
     failures: tuple[tuple[str, str], ...]
@@ -47,7 +49,7 @@ class Scores:
     def from_rows(cls, rows: Iterable[Mapping[str, Any]], classes: tuple[str, ...]) -> "Scores":
         """Read rows one by one; their order, which depends on interruptions, does not matter."""
         index = {name: i for i, name in enumerate(classes)}
-        kept: list[tuple[str, int, int, ndarray, int]] = []
+        kept: list[tuple[str, int, int, ndarray, int, int]] = []
         failures: list[tuple[str, str]] = []
         n_images, seconds = 0, 0.0
         for row in rows:
@@ -59,13 +61,14 @@ class Scores:
             if row["truth"] is not None:
                 odds = np.array([row["class_log_odds"][name] for name in classes], dtype=np.float32)
                 named = -1 if row["label"] is None else index[row["label"]]
-                kept.append((row["id"], index[row["truth"]], named, odds, row["evaluations"]))
+                kept.append((row["id"], index[row["truth"]], named, odds, row["evaluations"], row["n_draws"]))
         kept.sort(key=lambda row: row[0])
         return cls(
             labels=np.array([row[1] for row in kept], dtype=np.int64),
             predictions=np.array([row[2] for row in kept], dtype=np.int64),
             log_odds=np.array([row[3] for row in kept], dtype=np.float32).reshape(len(kept), len(classes)),
             evaluations=np.array([row[4] for row in kept], dtype=np.int64),
+            draws=np.array([row[5] for row in kept], dtype=np.int64),
             n_images=n_images,
             n_failed=len(failures),
             failures=tuple(sorted(failures)[:_LISTED]),
@@ -99,6 +102,7 @@ class Scores:
         measure("abstentions", lambda: wilson(int((named < 0).sum()), n))
         measure("auc", lambda: auc(labels, against_rest(self.log_odds.astype(np.float64))))
         measure("evaluations_per_image", lambda: mean_interval(self.evaluations.astype(np.float64)))
+        measure("draws_per_image", lambda: mean_interval(self.draws.astype(np.float64)))
         chosen, suffix = np.arange(n), ""
         if temperature is None:
             fit, chosen, suffix = self._halves(seed)

@@ -28,11 +28,12 @@ __all__ = ["main"]
 _VERBS = {
     "classify": "Say what is in pictures.",
     "evaluate": "Measure accuracy, calibration and cost on a data set.",
+    "calibrate": "Learn from labelled images when to stop and how sure to be.",
     "demo": "Classify pictures that are on this computer already, and draw why.",
-    "fit": "Fit a mixture to a data set, in seconds to minutes.",
-    "train": "Train a network by a recipe.",
-    "models": "List the models in the package, or show one's card.",
-    "check": "Check that a model keeps the promises of a denoiser.",
+    "fit": "Make a small exact model of a data set, in seconds to minutes, without training.",
+    "train": "Train a network from scratch by a recipe.",
+    "models": "List the models that come with the package, or show the card of one.",
+    "check": "Check that a model does what classifying relies on.",
 }
 _FAILED, _BAD_INPUT, _MISSING, _INTERRUPTED = 1, 2, 3, 130
 
@@ -42,9 +43,11 @@ class _Verbs(click.Group):
     """A group that knows its verbs by name, and turns errors into a sentence and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the verbs, in the order of the help."""
         return list(_VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a verb."""
         if cmd_name not in _VERBS:
             return None
         return getattr(import_module(f"diffclass.cli.{cmd_name}"), cmd_name)
@@ -52,15 +55,18 @@ class _Verbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb, or suggest the nearest one."""
         if args and args[0] not in _VERBS and (near := get_close_matches(args[0], _VERBS, n=1)):
             ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(_VERBS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run a verb; an error of ours becomes one sentence and an exit code."""
         try:
             with _quiet_libraries():
                 return super().invoke(ctx)
@@ -75,8 +81,11 @@ class _Verbs(click.Group):
 _EXAMPLES = """\b
 Examples:
   diffclass demo
+  diffclass models
   diffclass classify cat.jpg --model cifar10
   diffclass evaluate digits --model digits --split test --out out/digits
+
+`diffclass COMMAND --help` lists the options of a command.
 
 Exit codes: 0 done, 1 failed or some pictures failed, 2 bad input, 3 missing weights or package, 130 interrupted.
 """

@@ -1,14 +1,19 @@
 """From options to a classifier."""
 
+import json
 from dataclasses import replace
 from math import ceil, log2
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffclass.decide.classifier import DiffusionClassifier
     from diffclass.evidence.race import Race
 
-__all__ = ["build_classifier", "build_race", "use_threads"]
+__all__ = ["at_speed", "build_classifier", "build_race", "use_threads"]
+
+_MUCH_ON_A_CPU = 2_000_000  # images x draws x classes: about where compiling, once, is paid back by bundled networks
+_MUCH_ON_A_GPU = 50_000_000
 
 
 def build_classifier(
@@ -44,19 +49,75 @@ def build_classifier(
     )
 
 
+def at_speed(
+    classifier: "DiffusionClassifier",
+    *,
+    n_images: int,
+    batch_size: int | str | None = None,
+    compile: bool | None = None,
+    out: Path | None = None,
+) -> "DiffusionClassifier":
+    """Choose the batch size and whether to compile, where the options leave it open, by how much there is to do.
+
+    Both change the last bits of an answer. So they are decided from the size of the whole set at the start, are in
+    run.json, and a run that goes on takes what it finds there.
+
+    Args:
+        classifier: with its race.
+        n_images: of the whole set, done or not.
+        batch_size: a number, "auto" to measure the fastest, or None.
+        compile: None to decide by the work.
+        out: folder of the run.
+    """
+    from diffclass.denoisers.compiled import compile_denoiser
+    from diffclass.denoisers.throughput import best_batch_size
+
+    assert classifier.race is not None
+    on_cpu = classifier.denoiser.device.type == "cpu"
+    cells = n_images * classifier.race.n_draws * len(classifier.classes_)
+    much = n_images > 1 and cells >= (_MUCH_ON_A_CPU if on_cpu else _MUCH_ON_A_GPU)
+    earlier = _earlier(out)
+    if batch_size is None or batch_size == "auto":
+        kept, auto = earlier.get("batch_size"), much or batch_size == "auto"
+        batch_size = kept or (best_batch_size(classifier.denoiser) if auto else classifier.batch_size)
+    compile = earlier.get("compiled", much) if compile is None else compile
+    assert isinstance(batch_size, int)
+    denoiser = compile_denoiser(classifier.denoiser, batch_size=batch_size) if compile else classifier.denoiser
+    return replace(classifier, denoiser=denoiser, batch_size=batch_size)
+
+
+def _earlier(out: Path | None) -> dict[str, Any]:
+    """Read how the run in a folder was started, if there is one."""
+    try:
+        found = json.loads(((out or Path()) / "run.json").read_text(encoding="utf-8"))["config"]["machine"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return found if out is not None and isinstance(found, dict) else {}
+
+
 def build_race(classifier: "DiffusionClassifier", race: str, *, draws: int | None, delta: float) -> "Race":
     """Build a race by name, with the model's own draws and block where `draws` is None.
 
-    "halving" halves the classes each time the draws double, down to one at the end.
+    "halving" halves the classes each time the draws double, down to one at the end. "sift-refine" and "clark-jaini"
+    have the published numbers of draws where `draws` is None.
     """
-    from diffclass.decide.race import Exhaustive, PairedRace, SuccessiveHalving
+    from diffclass.decide.published import ClarkJaini, SiftAndRefine, SuccessiveHalving
+    from diffclass.decide.race import Exhaustive, PairedRace
 
     assert classifier.race is not None
     n_draws, block = draws or classifier.race.n_draws, classifier.race.block
     if race == "exhaustive":
         return Exhaustive(n_draws=n_draws, block=block)
     if race == "paired":
+        own = classifier.race
+        if isinstance(own, PairedRace) and own.stopping is not None and (own.n_draws, own.delta) == (n_draws, delta):
+            return own  # with the stopping rule that was learned for it
         return PairedRace(n_draws=n_draws, block=block, delta=delta)
+    if race == "sift-refine":
+        sift = SiftAndRefine.published(classifier.denoiser.space.dimension)
+        return sift if draws is None else replace(sift, n_draws=draws, n_sift=min(draws, sift.n_sift))
+    if race == "clark-jaini":
+        return ClarkJaini() if draws is None else ClarkJaini(n_draws=draws)
     n_classes = len(classifier.classes_)
     rounds = ceil(log2(n_classes))
     stages: dict[int, int] = {}

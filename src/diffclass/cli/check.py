@@ -16,7 +16,7 @@ __all__ = ["check"]
 )  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Of images and noise.")
 @click.option("--data", metavar="DATASET", help="Try the model on images of this set rather than on random ones.")
-@click.option("--split", help="Which part of the data set.")
+@click.option("--split", help="Which part of the data set: train, validation or test.")
 @output_options
 def check(
     model: str, device: str, dtype: str, seed: int, data: str | None, split: str | None, as_json: bool, quiet: bool

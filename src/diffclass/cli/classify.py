@@ -9,10 +9,15 @@ from diffclass.cli.options import model_options, out_option, output_options, pic
 
 __all__ = ["classify"]
 
+_EXAMPLES = """\b
+Examples:
+  diffclass classify cat.jpg --model cifar10
+  diffclass classify photos/ --model cifar10 --figure answers.png --out out/photos
+"""
 _DRAWN = 12  # pictures in a figure
 
 
-@click.command()
+@click.command(epilog=_EXAMPLES)
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @model_options
 @click.option("--labels", metavar="A,B,...", help="Choose among these classes only; the model's calibration is void.")
@@ -32,15 +37,16 @@ def classify(
     """
     from diffclass.bench.figure import check_figure_path, draw_answers
     from diffclass.bench.pictures import classify_pictures, picture_items
-    from diffclass.cli.build import build_classifier
+    from diffclass.cli.build import at_speed, build_classifier
     from diffclass.cli.render import answers_table, fail_items, note, note_changes, progress, show, working
 
     items = picture_items(images)
     if figure is not None:
         check_figure_path(figure)
     chosen = None if labels is None else tuple(name.strip() for name in labels.split(","))
+    speed = {name: settings.pop(name) for name in ("batch_size", "compile")}
     with working(f"loading {settings['model']}"):
-        classifier = build_classifier(labels=chosen, **settings)
+        classifier = at_speed(build_classifier(labels=chosen, **settings), n_images=len(items), out=out, **speed)
     with progress("classifying") as update:
         rows, answers = classify_pictures(
             classifier, items, out=out, progress=update, resize=resize, convert=convert,

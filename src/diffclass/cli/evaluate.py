@@ -10,7 +10,14 @@ from diffclass.cli.options import model_options, out_option, output_options, pic
 __all__ = ["evaluate"]
 
 
-@click.command()
+_EXAMPLES = """\b
+Examples:
+  diffclass evaluate digits --split test --model digits
+  diffclass evaluate path/to/mnist --split test --model mnist --limit 1000 --out out/mnist
+"""
+
+
+@click.command(epilog=_EXAMPLES)
 @click.argument("dataset")
 @model_options
 @race_options
@@ -30,15 +37,19 @@ def evaluate(
     (scikit-learn's). An abstention counts as wrong. Run the same command again to go on after an interruption.
     """
     from diffclass.bench import evaluate as measure
-    from diffclass.cli.build import build_classifier
+    from diffclass.cli.build import at_speed, build_classifier
     from diffclass.cli.render import evaluation_tables, fail_items, on_interrupt, progress, show, working
     from diffclass.data.datasets import open_dataset
 
+    speed = {name: settings.pop(name) for name in ("batch_size", "compile")}
     with working(f"loading {settings['model']}"):
         classifier = build_classifier(**settings)
     part = open_dataset(dataset, split=split, classes=classifier.classes_)
     if out is not None:
         on_interrupt(f"Stopped. '{out}' keeps what is done, and the same command goes on from there.")
+    n_images = min(limit or len(part), len(part))
+    with working("preparing the network"):
+        classifier = at_speed(classifier, n_images=n_images, out=out, **speed)
     with progress(f"evaluating {part.name}") as update:
         measured = measure(
             classifier, part, out=out, limit=limit, progress=update, resize=resize, convert=convert,

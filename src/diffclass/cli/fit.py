@@ -29,8 +29,12 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
 )
 @click.option("--components", type=click.IntRange(min=1), help="Of each class at most. [default: chosen]")
 @click.option("--rank", type=click.IntRange(min=1), help="Directions of each component at most. [default: chosen]")
+@click.option(
+    "--shift", type=click.IntRange(min=0), default=0, show_default=True,
+    help="Also learn from images moved by up to so many pixels.",
+)  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the fit and of the held-out images.")
-@click.option("--limit", type=click.IntRange(min=2), default=1000, show_default=True, help="Held-out images measured.")
+@click.option("--limit", type=click.IntRange(min=2), default=1000, show_default=True, help="Held-out images raced.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: all cores]")
 @picture_options("refuse")
 @out_option("The model directory.", required=True)

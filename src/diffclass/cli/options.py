@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import click
 
-__all__ = ["model_options", "out_option", "output_options", "picture_options", "race_options"]
+__all__ = ["machine_options", "model_options", "out_option", "output_options", "picture_options", "race_options"]
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -28,10 +28,18 @@ def _stacked(*options: Decorator) -> Decorator:
     return decorate
 
 
-model_options = _stacked(
-    click.option(
-        "--model", required=True, metavar="MODEL", help="Bundled name (`diffclass models`), directory, or owner/name."
-    ),
+@final
+class _BatchSize(click.ParamType):
+    """A number from 1, or "auto"."""
+
+    name = "integer|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Read one."""
+        return "auto" if value == "auto" else click.IntRange(min=1).convert(value, param, ctx)
+
+
+machine_options = _stacked(
     click.option("--device", default="auto", show_default=True, help="auto takes a GPU where there is one."),
     click.option(
         "--dtype",
@@ -42,17 +50,33 @@ model_options = _stacked(
     ),
     click.option("--seed", type=int, default=0, show_default=True, help="Of the noise."),
     click.option(
-        "--batch-size", type=click.IntRange(min=1), help="Evaluations a network call. [default: 256; 64 on a CPU]"
+        "--batch-size",
+        type=_BatchSize(),
+        help="Evaluations a network call; auto measures what is fastest, once. [default: 256, or 64 on a CPU; auto "
+        "where there is much to do]",
+    ),
+    click.option(
+        "--compile/--no-compile",
+        default=None,
+        help="Compile the network: half a minute the first time, seconds the next. [default: where there is much to "
+        "do]",
     ),
     click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: all cores]"),
+)
+model_options = _stacked(
+    click.option(
+        "--model", required=True, metavar="MODEL", help="Bundled name (`diffclass models`), directory, or owner/name."
+    ),
+    machine_options,
 )
 race_options = _stacked(
     click.option(
         "--race",
-        type=click.Choice(["paired", "halving", "exhaustive"]),
+        type=click.Choice(["paired", "exhaustive", "halving", "sift-refine", "clark-jaini"]),
         default="paired",
         show_default=True,
-        help="When classes are dropped.",
+        help="When classes are dropped. paired: when it is sure enough that they lose (--delta); exhaustive: never; "
+        "the others: by published rules, which promise nothing.",
     ),
     click.option("--draws", type=click.IntRange(min=1), help="Most draws for a class. [default: the model's]"),
     click.option(

@@ -46,6 +46,7 @@ _NAMES = {
     "nll_on_half": "negative log-likelihood [nats] *",
     "ece_on_half": "calibration error (ECE) *",
     "evaluations_per_image": "evaluations an image",
+    "draws_per_image": "draws an image",
 }
 _SHARES = {"accuracy", "balanced_accuracy", "abstentions", "ece", "ece_on_half"}
 _IN_SHELL = {  # how the remedies of the library are said on the command line

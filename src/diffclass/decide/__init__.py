@@ -4,20 +4,29 @@ from diffclass.decide.aggregate import Aggregate, MajorityVote, Mean, Tally
 from diffclass.decide.calibration import Temperature, against_rest, fit_temperature, probabilities
 from diffclass.decide.classifier import DiffusionClassifier
 from diffclass.decide.decision import Decision
-from diffclass.decide.race import Exhaustive, PairedRace, SuccessiveHalving
+from diffclass.decide.published import ClarkJaini, SiftAndRefine, SuccessiveHalving
+from diffclass.decide.race import Exhaustive, PairedRace
+from diffclass.decide.replay import Replay, full_answers
+from diffclass.decide.stopping import Calibrated, learn_stopping
 
 __all__ = [
     "Aggregate",
+    "Calibrated",
+    "ClarkJaini",
     "Decision",
     "DiffusionClassifier",
     "Exhaustive",
     "MajorityVote",
     "Mean",
     "PairedRace",
+    "Replay",
+    "SiftAndRefine",
     "SuccessiveHalving",
     "Tally",
     "Temperature",
     "against_rest",
     "fit_temperature",
+    "full_answers",
+    "learn_stopping",
     "probabilities",
 ]

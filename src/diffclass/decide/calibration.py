@@ -10,7 +10,7 @@ from numpy import ndarray
 from diffclass.errors import InputError, RangeError
 from diffclass.stats.interval import Estimate, bootstrap
 
-__all__ = ["Temperature", "against_rest", "fit_temperature", "probabilities"]
+__all__ = ["Temperature", "against_rest", "best_temperature", "fit_temperature", "probabilities"]
 
 LEAST_IMAGES = 20
 
@@ -90,21 +90,42 @@ def fit_temperature(
     Source:
         Guo et al. 2017, section 4.2 (arXiv:1706.04599); Platt 1999.
     """
-    from scipy.optimize import minimize_scalar
-
     _check_fit(log_odds, labels, held_out)
     order = np.random.default_rng(seed).permutation(len(labels))
     n = len(labels) - max(2, round(held_out * len(labels)))
     fit, rest = order[:n], order[n:]
-    right = log_odds[fit].argmax(axis=1) == labels[fit]
-    if right.all():
+    value = best_temperature(log_odds[fit], labels[fit])
+    before, after = (
+        bootstrap(lambda surprise: float(surprise.mean()), _surprise(log_odds[rest], labels[rest], t), seed=seed)
+        for t in (1.0, value)
+    )
+    return Temperature(value=value, n=n, nll_before=before, nll_after=after)
+
+
+def best_temperature(log_odds: Float[ndarray, "image class"], labels: Int[ndarray, " image"]) -> float:
+    """Return the temperature under which labels are most probable, fitted on all images: measure it on others.
+
+    Args:
+        log_odds: of every class over any one of them, before calibration.
+        labels: the right class of each image.
+
+    Raises:
+        InputError: every image is right already, or no temperature fits.
+
+    Source:
+        Guo et al. 2017, section 4.2 (arXiv:1706.04599); Platt 1999.
+    """
+    from scipy.optimize import minimize_scalar
+
+    n = len(labels)
+    if (log_odds.argmax(axis=1) == labels).all():
         raise InputError(
             f"No temperature can be fitted to images that are all classified rightly. Got {n}. Give more images, "
             "harder ones, or a smaller 'held_out'."
         )
 
     def mean_nll(log_temperature: float) -> float:
-        return float(_surprise(log_odds[fit], labels[fit], float(np.exp(log_temperature))).mean())
+        return float(_surprise(log_odds, labels, float(np.exp(log_temperature))).mean())
 
     middle = float(np.log(np.ptp(log_odds, axis=1).mean()))
     low, high = middle - 14, middle + 7
@@ -115,12 +136,7 @@ def fit_temperature(
             f"No temperature fits: the log-odds of {n} images say nothing about their labels. Check that labels are in "
             "the order of the classes."
         )
-    value = float(np.exp(best))
-    before, after = (
-        bootstrap(lambda surprise: float(surprise.mean()), _surprise(log_odds[rest], labels[rest], t), seed=seed)
-        for t in (1.0, value)
-    )
-    return Temperature(value=value, n=n, nll_before=before, nll_after=after)
+    return float(np.exp(best))
 
 
 def _surprise(

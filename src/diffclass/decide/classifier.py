@@ -15,6 +15,7 @@ from diffclass.decide.aggregate import Aggregate, Mean
 from diffclass.decide.calibration import probabilities
 from diffclass.decide.decision import Decision
 from diffclass.decide.race import PairedRace
+from diffclass.decide.stopping import Calibrated
 from diffclass.denoisers import Denoiser, load
 from diffclass.errors import ConditionError, InputError, RangeError
 from diffclass.evidence import Clean, Engine, Finished, Objective, Race, Target
@@ -23,6 +24,7 @@ from diffclass.types import Images
 __all__ = ["DiffusionClassifier"]
 
 Progress = Callable[[int], None]
+_CALIBRATED_FOR = {"objective", "target", "classes", "aggregate"}  # another of these voids a calibration
 
 
 @final
@@ -102,7 +104,7 @@ class DiffusionClassifier:
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path, *, device: str = "auto", dtype: str = "auto", **options: Any
+        cls, model: str | Path, *, device: str = "auto", dtype: str = "auto", compile: bool = False, **options: Any
     ) -> "DiffusionClassifier":
         """Load a bundled model, a directory or a hub id, with the objective and calibration stored in it.
 
@@ -110,12 +112,17 @@ class DiffusionClassifier:
             model: a name that `list_models()` shows, a path, or "owner/name" on the hub.
             device: "auto", "cpu", "cuda", ...
             dtype: "auto", "float32" or "bfloat16".
-            options: any other argument of the constructor.
+            compile: compile the network for the classifier's batch size: worth its half a minute, or seconds with what
+                the disk keeps of it, for thousands of images. Where that fails, a warning says so.
+            options: any other argument of the constructor. The stored stopping rule and temperature hold for the
+                model's own objective, classes, aggregate, target and budget, and are left out with any other; the rule
+                for a uniform prior only.
         """
-        denoiser = load(model, device=device, dtype=dtype)
+        batch_size = options.get("batch_size", 256)
+        denoiser = load(model, device=device, dtype=dtype, compile=compile, batch_size=batch_size)
         stored = getattr(denoiser, "metadata", {}).get("classifier", {})
-        if {"objective", "target", "classes", "aggregate"}.isdisjoint(options):
-            options.setdefault("temperature", stored.get("temperature"))
+        if _CALIBRATED_FOR.isdisjoint(options):
+            options = _calibration(stored, options) | options
         return cls(denoiser=denoiser, **options)
 
     @property
@@ -211,3 +218,14 @@ class DiffusionClassifier:
             seed=self.seed,
             evidence=evidence,
         )
+
+
+def _calibration(stored: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the race and the temperature that were learned for a model's own settings, as far as they still hold."""
+    race, n_draws = options.get("race"), int(stored.get("n_draws", 256))
+    found: dict[str, Any] = {}
+    if race is None and options.get("prior") is None and stored.get("stopping") is not None:
+        found["race"] = PairedRace.calibrated(Calibrated.from_dict(stored["stopping"]))
+    if race is None or race.n_draws == n_draws:
+        found["temperature"] = stored.get("temperature")
+    return found

@@ -1,13 +1,15 @@
 """Rules that say, while errors are being measured, which classes go on."""
 
 from dataclasses import dataclass
-from math import ceil, gcd
+from math import ceil
 from typing import ClassVar, final
 
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
+from diffclass.decide.published import SuccessiveHalving
+from diffclass.decide.stopping import Calibrated
 from diffclass.errors import InputError, RangeError
 from diffclass.evidence.evidence import Evidence
 from diffclass.evidence.race import Race
@@ -16,20 +18,9 @@ from diffclass.types import Survivors
 
 __all__ = ["Exhaustive", "PairedRace", "SuccessiveHalving"]
 
-BOUNDS = ("student", "asymptotic", "finite")
+BOUNDS = ("student", "asymptotic", "finite", "calibrated")
 CONTRACTS = ("budget", "population")
 FIRST_BLOCKS, FIRST_DRAWS = 4, 24  # at least, before the first look: fewer seldom decide, and know too little to
-
-PUBLISHED = {  # (draws measured so far, classes kept)
-    "aircraft": ((20, 20), (50, 10), (100, 5), (500, 1)),
-    "cifar10": ((50, 5), (500, 1)),
-    "flowers102": ((20, 20), (50, 10), (100, 5), (500, 1)),
-    "food101": ((20, 20), (50, 10), (100, 5), (500, 1)),
-    "imagenet": ((50, 500), (100, 50), (500, 10), (1000, 1)),
-    "objectnet": ((50, 25), (100, 10), (500, 5), (1000, 1)),
-    "pets": ((25, 5), (250, 1)),
-    "stl10": ((100, 5), (500, 1)),
-}
 
 
 @final
@@ -61,71 +52,6 @@ class Exhaustive(Race):
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SuccessiveHalving(Race):
-    """Fixed stages: after so many draws, so many classes with the largest log joints go on.
-
-    It promises nothing for a single image. Stages are prefixes of one list of draws, so every class is compared on the
-    same draws; classes tied at a cut all go on.
-
-    Args:
-        stages: pairs of (draws measured so far, classes kept). The last one ends the race.
-
-    Source:
-        Li et al. 2023, Algorithm 2 (arXiv:2303.16203); Karnin, Koren and Somekh 2013.
-    """
-
-    abstains: ClassVar[bool] = False
-    stages: tuple[tuple[int, int], ...]
-
-    def __post_init__(self) -> None:
-        """Refuse stages that cannot be used."""
-        draws, keeps = [d for d, _ in self.stages], [k for _, k in self.stages]
-        if not draws or draws != sorted(set(draws)) or draws[0] < 1 or keeps != sorted(keeps, reverse=True):
-            raise InputError(
-                "The 'stages' of SuccessiveHalving must be pairs (draws, classes kept) with ascending draws and no "
-                f"more classes kept at each. Got {self.stages}."
-            )
-        if keeps[-1] < 1:
-            raise RangeError(f"A stage of SuccessiveHalving must keep at least 1 class. Got {keeps[-1]}.")
-
-    @classmethod
-    def published(cls, dataset: str) -> "SuccessiveHalving":
-        """Return the stages that Li et al. used on a data set; see PUBLISHED for the names."""
-        if dataset not in PUBLISHED:
-            raise InputError(
-                f"The 'dataset' of SuccessiveHalving.published must be one of {', '.join(PUBLISHED)}. Got {dataset!r}."
-            )
-        return cls(stages=PUBLISHED[dataset])
-
-    @property
-    def n_draws(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Draws after which the race ends."""
-        return self.stages[-1][0]
-
-    @property
-    def block(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The largest block of which every stage is a multiple, so that every stage covers the noise range evenly."""
-        return gcd(*(draws for draws, _ in self.stages))
-
-    def next_look(self, n_draws: int) -> int:
-        """Return the draws of the next stage."""
-        return min((draws for draws, _ in self.stages if draws > n_draws), default=self.n_draws)
-
-    def survivors(self, evidence: Evidence) -> Survivors:
-        """Return the best classes of the last stage reached."""
-        measured = evidence.n_measured
-        n = int(measured.max())
-        alive = measured == n
-        reached = [keep for draws, keep in self.stages if draws <= n]
-        if not reached or alive.sum() <= reached[-1]:
-            return alive
-        joint = np.full(len(alive), -np.inf)
-        joint[alive] = evidence.log_prior[alive] + _log_likelihood(evidence, n, alive).mean(axis=0)
-        return alive & (joint >= np.sort(joint)[-reached[-1]])
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PairedRace(Race):
     """A class leaves when its paired difference to the leader is certain to be negative.
 
@@ -136,27 +62,37 @@ class PairedRace(Race):
     Contract "population": with probability at least 1 - delta, the class that would win with unlimited draws is among
     the survivors; a race still open at the budget ends with several.
 
-    Only one event is an error: that the true winner w is dropped. A class i drops w when a lower bound on the mean of
-    L_i - L_w (the log joints of a block) rises above 0, while the mean itself is not above 0. A bound of level
-    delta / (K - 1) makes that happen, at any look, with probability at most delta / (K - 1); summed over the K - 1
-    classes i it is at most delta. The sum covers every possible leader, so it does not matter that the leader is
-    chosen by the same draws; and other classes may leave at will, because they can only take themselves away.
+    What delta is the chance of, and when that holds, depends on the bound:
 
-    The bound:
-    - "student": Student's at the planned looks, corrected for skewness. Exact for Gaussian blocks, else asymptotic.
-    - "asymptotic": a normal mixture that holds at every block, whatever the looks. The same promise, later decisions.
-    - "finite": a betting bound, for any distribution within `value_range`; contract "budget" only, because stratified
-      blocks are exchangeable but not independent. Decisions come much later.
+    | bound | an error | holds |
+    |---|---|---|
+    | "student" | in each image, the hardest included | exactly for Gaussian blocks, else as blocks grow many |
+    | "asymptotic" | the same, however often one looks | the same; decides later |
+    | "finite" | the same | for blocks within `value_range`, contract "budget"; decides much later |
+    | "calibrated" | in a new image like those it was learned on | for any distribution, with `stopping.confidence` |
+
+    "calibrated" promises nothing for one image: near ties err more often than delta, clear images less, and images of
+    another kind as they please. In return it costs a fraction, because errors are spent where they save most. It
+    judges by the rule `stopping`, which sets the looks as well, and serves the model, objective and classes that it
+    was learned with. "finite" takes blocks to be exchangeable, as stratified ones are, not independent.
+
+    For the bounds that hold for a single image only one event is an error: that the true winner w is dropped. A class i
+    drops w when a lower bound on the mean of L_i - L_w (the log joints of a block) rises above 0, while the mean itself
+    is not above 0. A bound of level delta / (K - 1) makes that happen, at any look, with probability at most delta / (K
+    - 1); summed over the K - 1 classes i it is at most delta. The sum covers every possible leader, so it does not
+    matter that the leader is chosen by the same draws; and other classes may leave at will, because they can only take
+    themselves away.
 
     Args:
         n_draws: full budget of draws for a class.
         block: draws in a block. More cover the noise range more evenly, fewer leave more blocks to learn from.
-        delta: chance of an error in one image.
+        delta: chance of an error: in one image, or for "calibrated" in a new image.
         contract: "budget" or "population".
-        bound: "student", "asymptotic" or "finite".
+        bound: "student", "asymptotic", "finite" or "calibrated".
         value_range: [nats] for "finite": no block's log-likelihood ratio of two classes is larger in size.
         first_look: draws before the first look, a multiple of the block; None: 24 draws and at least 4 blocks.
         growth: factor between the draws at one look and the next.
+        stopping: for "calibrated": what `learn_stopping` returned, for the same delta, draws and block.
 
     Source:
         Paulson 1964 and Even-Dar, Mannor and Mansour 2002 (elimination); Maron and Moore 1993 (races); Kim and Nelson
@@ -172,6 +108,18 @@ class PairedRace(Race):
     value_range: float | None = None
     first_look: int | None = None
     growth: float = 1.4
+    stopping: Calibrated | None = None
+
+    @classmethod
+    def calibrated(cls, stopping: Calibrated) -> "PairedRace":
+        """Return the race that a stopping rule was learned for."""
+        return cls(
+            n_draws=stopping.n_draws,
+            block=stopping.block,
+            delta=stopping.delta,
+            bound="calibrated",
+            stopping=stopping,
+        )
 
     def __post_init__(self) -> None:
         """Refuse parameters that cannot be used."""
@@ -196,6 +144,23 @@ class PairedRace(Race):
             )
         if self.bound == "finite":
             self._check_finite()
+        if (self.bound == "calibrated") != (self.stopping is not None):
+            raise InputError(
+                "The bound 'calibrated' of PairedRace needs a 'stopping' rule, and no other bound takes one. "
+                f"Got bound={self.bound!r} and {'no' if self.stopping is None else 'a'} rule. "
+                "Try PairedRace.calibrated(learn_stopping(matrices))."
+            )
+        if self.stopping is not None:
+            self._check_stopping(self.stopping)
+
+    def _check_stopping(self, rule: Calibrated) -> None:
+        given = (self.n_draws, self.block, self.delta, self.contract, self.first_look)
+        if given != (rule.n_draws, rule.block, rule.delta, "budget", None):
+            raise InputError(
+                f"A calibrated PairedRace must be the race its rule was learned for: n_draws={rule.n_draws}, "
+                f"block={rule.block}, delta={rule.delta}, contract='budget', first_look=None. Got {given}. "
+                "Try PairedRace.calibrated(stopping)."
+            )
 
     def _check_finite(self) -> None:
         if self.value_range is None or not 0 < self.value_range < np.inf:
@@ -222,30 +187,37 @@ class PairedRace(Race):
 
     def next_look(self, n_draws: int) -> int:
         """Return the draws of the next planned look."""
-        return min((n * self.block for n in self.looks if n * self.block > n_draws), default=self.n_draws)
+        planned = self._planned()
+        return min((n for n in planned if n > n_draws), default=self.n_draws)
+
+    def _planned(self) -> tuple[int, ...]:
+        """Return the draws at every look, the full budget included."""
+        if self.stopping is not None:
+            return (*self.stopping.looks, self.n_draws)
+        return tuple(n * self.block for n in self.looks)
 
     def survivors(self, evidence: Evidence) -> Survivors:
         """Return the classes that the leader does not exclude at the last planned look."""
         measured = evidence.n_measured
         n = int(measured.max())
         alive = measured == n
-        total = self.n_draws // self.block
-        seen = max((look for look in self.looks if look * self.block <= n), default=0)
+        seen = max((look for look in self._planned() if look <= n), default=0)
         if not seen or alive.sum() == 1:
             return alive
         prior = evidence.log_prior[alive]
-        likelihood = _log_likelihood(evidence, seen * self.block, alive)
+        likelihood = _log_likelihood(evidence, seen, alive)
         joint = prior + likelihood.mean(axis=0)
         leader = int(joint.argmax())
-        if seen == total and self.contract == "budget":
+        lead, shift = likelihood[:, leader, None] - likelihood, prior[leader] - prior
+        if seen == self.n_draws and self.contract == "budget":
             stays = joint == joint[leader]
+        elif self.stopping is not None:
+            stays = ~self.stopping.excludes(lead, shift)
         else:
-            blocks = likelihood.reshape(seen, self.block, -1).mean(axis=1)
-            lead = blocks[:, leader, None] - blocks
+            blocks = lead.reshape(seen // self.block, self.block, -1).mean(axis=1)
             share = self.delta / (len(alive) - 1)
-            n_total = total if self.contract == "budget" else None
-            margin = self._sequence().lower(lead, delta=share, n_total=n_total) + prior[leader] - prior
-            stays = ~(margin > 0)
+            n_total = self.n_draws // self.block if self.contract == "budget" else None
+            stays = ~(self._sequence().lower(blocks, delta=share, n_total=n_total) + shift > 0)
         survivors = alive.copy()
         survivors[alive] = stays
         return survivors

@@ -8,7 +8,7 @@ from diffclass.denoisers.catalogue import list_models, load, read_card
 from diffclass.denoisers.conformance import Check, Report, check_denoiser
 from diffclass.denoisers.parametrisation import EDM, X0, Epsilon, Flow, Parametrisation, V
 from diffclass.denoisers.pixel import PixelDenoiser, load_pixel
-from diffclass.denoisers.protocol import Conditions, Denoiser, Space
+from diffclass.denoisers.protocol import Conditions, Denoiser, SharesDraws, Space
 from diffclass.denoisers.schedule import DiscreteSchedule
 from diffclass.denoisers.weights import save_model
 
@@ -40,6 +40,7 @@ __all__ = [
     "Parametrisation",
     "PixelDenoiser",
     "Report",
+    "SharesDraws",
     "Space",
     "V",
     "check_denoiser",

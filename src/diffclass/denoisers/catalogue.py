@@ -25,6 +25,8 @@ def load(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     classes: Sequence[str] | None = None,
+    compile: bool = False,
+    batch_size: int = 256,
 ) -> Denoiser:
     """Load a denoiser that classifies images.
 
@@ -35,13 +37,26 @@ def load(
         dtype: of a network. "auto" is bfloat16 where the machine computes with it, else float32. Mixtures choose
             their own.
         classes: names in the order of the network's class ids, for networks that have none.
+        compile: compile the network, which takes half a minute the first time and seconds with what the disk keeps of
+            it. Where that fails, a warning says so and the network runs as it is. Mixtures have no network.
+        batch_size: of the calls that run compiled; others run eagerly.
 
     Raises:
         ModelError: there is no such model, its files are damaged, or it is not one that can classify.
         InputError: the device is not there, or the classes do not fit.
     """
-    if not isinstance(model, str | Path):
-        return model
+    denoiser = model if not isinstance(model, str | Path) else _open(model, device, dtype, classes)
+    if compile:
+        from diffclass.denoisers.compiled import compile_denoiser
+
+        return compile_denoiser(denoiser, batch_size=batch_size)
+    return denoiser
+
+
+def _open(
+    model: str | Path, device: str | torch.device, dtype: str | torch.dtype, classes: Sequence[str] | None
+) -> Denoiser:
+    """Find and read a model."""
     place = _device(device)
     directory = _directory(model)
     if (directory / "config.json").is_file():

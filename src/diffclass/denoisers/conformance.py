@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diffclass.denoisers.protocol import SharesDraws
 from diffclass.types import Images
 
 __all__ = ["Check", "Report", "check_denoiser"]
@@ -246,6 +247,18 @@ class _Probe:
                 return f"in a batch of classes {order}, image {i} was given class {self.classes[nearest]}"
         return None
 
+    def each(self) -> str | None:
+        """Sharing a noisy image between classes changes no answer."""
+        denoiser = self.denoiser
+        if not isinstance(denoiser, SharesDraws):
+            return None
+        rows = torch.tensor([i for i in range(_N) for _ in self.classes], device=self.x.device)
+        classes = torch.tensor(self.classes * _N, device=self.x.device)
+        noisy, sigma = self.noisy(self.middle), torch.full((_N,), self.middle, device=self.x.device)
+        shared = denoiser.denoise_each(noisy, sigma, self.conditions[classes], rows)
+        plain = self.denoiser(noisy[rows], sigma[rows], self.conditions[classes])
+        return self.agree(shared, plain, noisy)
+
     def null(self) -> str | None:
         """The null condition works, if there is one."""
         if self.conditions.null is None:
@@ -300,6 +313,7 @@ _CHECKS = {
     "large-sigma": _Probe.large_sigma,
     "classes-differ": _Probe.classes_differ,
     "class-per-image": _Probe.class_per_image,
+    "draws-shared": _Probe.each,
     "null-condition": _Probe.null,
     "round-trip": _Probe.round_trip,
     "gradient": _Probe.gradient,

@@ -1,14 +1,18 @@
-"""Networks that denoise pixels: diffusers' UNet2DModel and DiTTransformer2DModel, or anything called like them."""
+"""Networks that denoise pixels: diffusers' UNet2DModel and DiTTransformer2DModel, or anything called like them.
+
+A network may be told the class late (`LateNetwork`): then all classes of a noisy image share its larger part.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import torch
-from torch import nn
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
 
 from diffclass.denoisers.card import read_json, read_metadata
 from diffclass.denoisers.parametrisation import Parametrisation
@@ -19,10 +23,23 @@ from diffclass.denoisers.weights import fetch, find_weights, put_weights, read_w
 from diffclass.errors import ConditionError, RangeError, UnsupportedModel, WeightsMissing
 from diffclass.types import Images, Latents, Sigmas
 
-__all__ = ["PixelDenoiser", "load_pixel"]
+__all__ = ["LateNetwork", "PixelDenoiser", "load_pixel"]
 
-_NETWORKS = ("UNet2DModel", "DiTTransformer2DModel")
+_NETWORKS = ("UNet2DModel", "DiTTransformer2DModel", "LateUNet2DModel")
 _CONSISTENCY = "Consistency models jump to the end of a trajectory instead of estimating the mean of the clean image"
+
+
+@runtime_checkable
+class LateNetwork(Protocol):
+    """A network whose larger part is told no class."""
+
+    def shared(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        """Return what all classes of a noisy image share."""
+        ...
+
+    def conditioned(self, features: Tensor, timestep: Tensor, class_labels: Tensor) -> Tensor:
+        """Return the answer for one class an element."""
+        ...
 
 
 @final
@@ -102,12 +119,34 @@ class PixelDenoiser:
 
     def __call__(self, noisy: Latents, sigma: Sigmas, conditions: Conditions) -> Latents:
         """Return E[x | noisy, class]: the network in its own dtype, everything around it in at least float32."""
+        noisy, sample, time = self._prepared(noisy, sigma)
+        output = self.network(sample, time, class_labels=conditions.tensors["class_labels"]).sample
+        return self._denoised(noisy, sigma, output)
+
+    def denoise_each(
+        self,
+        noisy: Float[Tensor, "group _ _ _"],
+        sigma: Float[Tensor, " group"],
+        conditions: Conditions,
+        rows: Int64[Tensor, " batch"],
+    ) -> Latents:
+        """Return E[x | noisy[rows], class]; a `LateNetwork` runs its shared part once for each of `noisy`."""
+        if not isinstance(self.network, LateNetwork):
+            return self(noisy[rows], sigma[rows], conditions)
+        noisy, sample, time = self._prepared(noisy, sigma)
+        features = self.network.shared(sample, time)[rows]
+        output = self.network.conditioned(features, time[rows], conditions.tensors["class_labels"])
+        return self._denoised(noisy[rows], sigma[rows], output)
+
+    def _prepared(self, noisy: Latents, sigma: Sigmas) -> tuple[Latents, Latents, Tensor]:
+        """Return the noisy images in at least float32, and what the network gets for them."""
         device, dtype = self._placement
         noisy = noisy.to(torch.promote_types(noisy.dtype, torch.float32))
         sample, time = self.parametrisation.prepare(noisy, sigma)
-        if dtype is not None:
-            sample = sample.to(device, dtype)
-        output = self.network(sample, time, class_labels=conditions.tensors["class_labels"]).sample
+        return noisy, sample if dtype is None else sample.to(device, dtype), time
+
+    def _denoised(self, noisy: Latents, sigma: Sigmas, output: Tensor) -> Latents:
+        """Turn the network's output into the clean image's mean."""
         output = output[:, : noisy.shape[1]].to(noisy.dtype)  # learned variances come after
         denoised = self.parametrisation.denoised(noisy, sigma, output)
         if self.clip:
@@ -287,17 +326,26 @@ def _classes(
 
 
 def _build(home: Path, config: Mapping[str, Any]) -> nn.Module:
-    """Build a diffusers network and put its weights in, leaving the global random numbers as they were."""
-    import diffusers
-
+    """Build a network and put its weights in, leaving the global random numbers as they were."""
     name = config.get("_class_name")
     if name not in _NETWORKS:
         raise UnsupportedModel(f"The network in {str(home)!r} must be one of {', '.join(_NETWORKS)}. Got {name!r}.")
     weights = find_weights(home)
     try:
         with torch.random.fork_rng(devices=[]):
-            network = getattr(diffusers, name).from_config(dict(config))
+            network = _network_class(name).from_config(dict(config))
     except (TypeError, ValueError, AttributeError) as error:
         raise UnsupportedModel(f"diffusers cannot build the network in {str(home)!r}: {error}.") from error
     put_weights(network, read_weights(weights), source=weights)
     return network
+
+
+def _network_class(name: str) -> Any:
+    """Return the class of a network: diffusers' or our own."""
+    if name == "LateUNet2DModel":
+        from diffclass.denoisers.late import LateUNet2DModel
+
+        return LateUNet2DModel
+    import diffusers
+
+    return getattr(diffusers, name)

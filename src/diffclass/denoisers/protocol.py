@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from diffclass.errors import ShapeError
 from diffclass.types import Images, Latents, Sigmas
 
-__all__ = ["Conditions", "Denoiser", "Space"]
+__all__ = ["Conditions", "Denoiser", "SharesDraws", "Space"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,4 +130,19 @@ class Denoiser(Protocol):
 
     def __call__(self, noisy: Latents, sigma: Sigmas, conditions: Conditions) -> Latents:
         """Return E[x | noisy, condition], one condition for each element of the batch."""
+        ...
+
+
+@runtime_checkable
+class SharesDraws(Protocol):
+    """A denoiser that does part of its work once for all conditions of a noisy image; the engine uses it if it can."""
+
+    def denoise_each(
+        self,
+        noisy: Float[Tensor, "group _ _ _"],
+        sigma: Float[Tensor, " group"],
+        conditions: Conditions,
+        rows: Int64[Tensor, " batch"],
+    ) -> Latents:
+        """Return what the denoiser returns for noisy[rows], sigma[rows] and conditions, one for each row."""
         ...

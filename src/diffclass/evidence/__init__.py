@@ -3,6 +3,7 @@
 from diffclass.evidence.draws import Draws
 from diffclass.evidence.engine import Engine, Finished
 from diffclass.evidence.evidence import Evidence, PairedDifference
+from diffclass.evidence.matrix import ErrorMatrices
 from diffclass.evidence.objective import (
     EDMWeight,
     LikelihoodWeight,
@@ -11,8 +12,11 @@ from diffclass.evidence.objective import (
     Objective,
     Proposal,
     SimpleWeight,
+    TabulatedProposal,
+    TabulatedWeight,
     UniformTimeWeight,
     Weight,
+    as_table,
 )
 from diffclass.evidence.race import Race
 from diffclass.evidence.target import Clean, NoisedApproximate, NoisedExact, Target
@@ -22,6 +26,7 @@ __all__ = [
     "Draws",
     "EDMWeight",
     "Engine",
+    "ErrorMatrices",
     "Evidence",
     "Finished",
     "LikelihoodWeight",
@@ -34,7 +39,10 @@ __all__ = [
     "Proposal",
     "Race",
     "SimpleWeight",
+    "TabulatedProposal",
+    "TabulatedWeight",
     "Target",
     "UniformTimeWeight",
     "Weight",
+    "as_table",
 ]

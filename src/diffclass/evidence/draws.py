@@ -23,15 +23,22 @@ class Draws:
     each. Draws are visited in blocks: a block holds one draw from each of `block` coarse strata, chosen by independent
     uniform permutations, so blocks are exchangeable and every block covers the whole range.
 
+    Antithetic draws come in pairs, one after the other, of a block's neighbouring coarse strata: the second takes the
+    noise of the first with the opposite sign. What of an error is odd in the noise, and at neighbouring noise levels it
+    is nearly the same, cancels in the pair. Each draw by itself is as before, and a pair lies within one block, so that
+    blocks stay exchangeable. Blocks of an odd number of draws have no pairs.
+
     Args:
         sigmas: [model units] noise levels in the order of the visit.
         weights: w(sigma) / q(sigma); the mean of weight x error estimates the weighted integral.
         block: draws in a block.
         seed: of the noise.
         key: of the image (`noise.image_key`).
+        antithetic: whether draws come in pairs of opposite noise.
 
     Source:
-        Stratified and Latin hypercube sampling: McKay, Beckman and Conover 1979.
+        Stratified and Latin hypercube sampling: McKay, Beckman and Conover 1979. Antithetic variates: Hammersley and
+        Morton 1956.
     """
 
     sigmas: Float64[ndarray, " draw"]
@@ -39,6 +46,7 @@ class Draws:
     block: int
     seed: int
     key: int
+    antithetic: bool = False
 
     def __len__(self) -> int:
         return len(self.sigmas)
@@ -52,12 +60,27 @@ class Draws:
         random = placement(seed, key, n)
         fine = np.stack([random.permutation(n // block) for _ in range(block)], axis=1)  # [n // block, block]
         stratum = fine + np.arange(block) * (n // block)
-        stratum = random.permuted(stratum, axis=1).reshape(-1)
+        antithetic = objective.antithetic and block % 2 == 0
+        if antithetic:
+            pairs = random.permuted(stratum.reshape(-1, block // 2, 2), axis=2)
+            order = random.permuted(np.tile(np.arange(block // 2), (n // block, 1)), axis=1)
+            stratum = np.take_along_axis(pairs, order[:, :, None], axis=1).reshape(-1)
+        else:
+            stratum = random.permuted(stratum, axis=1).reshape(-1)
         sigmas = objective.proposal.sigma((stratum + random.random(n)) / n, *sigma_range)
         sigmas = np.clip(sigmas, *sigma_range)
         weights = objective.weight(sigmas) / objective.proposal.density(sigmas, *sigma_range)
-        return cls(sigmas=sigmas, weights=weights, block=block, seed=seed, key=key)
+        return cls(sigmas=sigmas, weights=weights, block=block, seed=seed, key=key, antithetic=antithetic)
+
+    def source(self, draw: int) -> tuple[int, int]:
+        """Return the draw whose noise this one takes, and the sign that it takes it with."""
+        second = self.antithetic and draw % self.block % 2 == 1
+        return (draw - 1, -1) if second else (draw, 1)
 
     def epsilon(self, draws: range, shape: tuple[int, ...]) -> Tensor:
         """Return the noise of some draws, float32 of shape [len(draws), *shape]."""
-        return epsilon(self.seed, self.key, draws, shape)
+        sources = [self.source(draw) for draw in draws]
+        noise = epsilon(self.seed, self.key, [draw for draw, _ in sources], shape)
+        for row, (_, sign) in zip(noise, sources, strict=True):
+            row *= sign
+        return noise

@@ -1,7 +1,8 @@
 """The engine: the one place that calls the network to classify.
 
 Each image is a race that asks for cells (draw, class). The engine packs the pending cells of many races into batches of
-one fixed shape, calls the network once a batch, hands the errors back, and starts new races as old ones end.
+one fixed shape, calls the network once a batch, hands the errors back, and starts new races as old ones end. On a GPU
+the next batch is packed and launched while one runs.
 """
 
 from collections import deque
@@ -14,14 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
-from diffclass.denoisers.protocol import Conditions, Denoiser
+from diffclass.denoisers.protocol import Conditions, Denoiser, SharesDraws
 from diffclass.errors import ConditionError, NonFiniteError, RangeError
+from diffclass.evidence.batch import Cells, Contest, Flight, Queue, send
 from diffclass.evidence.draws import Draws
 from diffclass.evidence.evidence import Evidence
 from diffclass.evidence.objective import Objective
 from diffclass.evidence.race import Race
 from diffclass.evidence.target import Clean, Target
-from diffclass.noise import image_key
+from diffclass.noise import epsilons, image_key
 from diffclass.types import LogJoint, Survivors
 
 __all__ = ["Engine", "Finished"]
@@ -48,19 +50,6 @@ class Finished:
     looks: np.ndarray
 
 
-class _Contest:
-    """One image's race while it runs."""
-
-    __slots__ = ("alive", "asked", "draws", "errors", "index", "looks", "pending", "x")
-
-    def __init__(self, index: int, x: Tensor, draws: Draws, n_classes: int) -> None:
-        self.index, self.x, self.draws = index, x, draws
-        self.errors = np.full((len(draws), n_classes), np.nan, dtype=np.float32)
-        self.alive = np.ones(n_classes, dtype=bool)
-        self.looks = np.zeros(n_classes, dtype=np.int64)
-        self.asked = self.pending = 0
-
-
 def _distance(denoised: Tensor, target: Tensor, name: str) -> Tensor:
     """Return the distance summed over each latent, in float32."""
     difference = denoised.float() - target.float()
@@ -78,8 +67,10 @@ def _distance(denoised: Tensor, target: Tensor, name: str) -> Tensor:
 class Engine:
     """Measures paired errors for many images at once.
 
-    The noise of an image depends on the seed and its content alone, so that neither the batch size, nor the order, nor
-    an interruption changes an answer.
+    The noise of an image depends on the seed and its content alone, and a race is judged at its planned looks alone, so
+    that neither the batch size, nor the order, nor the depth, nor an interruption changes an answer. What is kept
+    depends on the batch size and the depth, and not on how many images there are: races that wait for at most so many
+    cells are open, each with its matrix of errors.
 
     Args:
         denoiser: the model.
@@ -90,7 +81,9 @@ class Engine:
         target: clean or noised.
         log_prior: of each class; zeros if None.
         seed: of the noise.
-        batch_size: cells (image, draw, class) a network call; every call has exactly this many.
+        batch_size: cells (image, draw, class) a network call; every call has exactly this many. What the classes of a
+            draw share (`SharesDraws`) is called on the draws among them.
+        depth: batches under way at once; None is 2 on a GPU, which computes one while the next is packed, and else 1.
     """
 
     denoiser: Denoiser
@@ -102,12 +95,15 @@ class Engine:
     log_prior: LogJoint | None = None
     seed: int = 0
     batch_size: int = 256
+    depth: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
             raise ConditionError(f"A classifier needs at least two classes. Got {len(self.classes)}.")
         if self.batch_size < 1:
             raise RangeError(f"The 'batch_size' parameter must be at least 1. Got {self.batch_size}.")
+        if self.depth is not None and self.depth < 1:
+            raise RangeError(f"The 'depth' parameter must be at least 1. Got {self.depth}.")
 
     def sigma_range(self) -> tuple[float, float]:
         """[model units] The part of the objective's noise range that the model and the target allow."""
@@ -127,9 +123,9 @@ class Engine:
         Raises:
             NonFiniteError: the network returned NaN or infinity.
         """
-        source = iter(images)
-        span = self.sigma_range()
-        queue: deque[tuple[_Contest, int, int]] = deque()  # (contest, draw, class)
+        source, span, queue = iter(images), self.sigma_range(), Queue()
+        flights: deque[Flight] = deque()
+        depth = self.depth or (2 if self.denoiser.device.type == "cuda" else 1)
         exhausted = False
         while True:
             while not exhausted and len(queue) < self.batch_size:
@@ -138,63 +134,77 @@ class Engine:
                     exhausted = True
                 else:
                     self._ask(self._enter(*item, span), queue)
-            if not queue:
+            # A batch that would not be full waits for what the batches under way will ask for.
+            if len(queue) >= self.batch_size or (queue and not flights):
+                flights.append(self._launch(queue.take(self.batch_size)))
+                if len(flights) < depth:
+                    continue
+            elif not flights:
                 return
-            cells = [queue.popleft() for _ in range(min(self.batch_size, len(queue)))]
-            self._measure(cells)
-            for contest in dict.fromkeys(cell[0] for cell in cells):
-                if contest.pending == 0:
-                    finished = self._judge(contest)
-                    if finished is None:
-                        self._ask(contest, queue)
-                    else:
-                        yield finished
+            yield from self._land(flights.popleft(), queue)
 
     @torch.inference_mode()
-    def _enter(self, index: int, image: Tensor, span: tuple[float, float]) -> _Contest:
+    def _enter(self, index: int, image: Tensor, span: tuple[float, float]) -> Contest:
         """Encode one image and place its draws."""
         draws = Draws.place(
             self.objective, span, n=self.race.n_draws, block=self.race.block, seed=self.seed, key=image_key(image)
         )
-        x = self.denoiser.encode(image[None].to(self.denoiser.device))
+        x = self.denoiser.encode(send(image[None], self.denoiser.device))
         x = self.target.prepare(x, lambda y, sigma: self.denoiser(y, sigma, self.conditions.without_class(len(y))))
-        return _Contest(index, x, draws, len(self.classes))
+        return Contest(index, x, draws, len(self.classes))
 
-    def _ask(self, contest: _Contest, queue: deque[tuple[_Contest, int, int]]) -> None:
-        """Queue the cells up to the race's next look, the classes of a draw side by side."""
-        upto = min(self.race.next_look(contest.asked), self.race.n_draws)
-        alive = np.flatnonzero(contest.alive).tolist()
-        queue.extend((contest, draw, c) for draw in range(contest.asked, upto) for c in alive)
-        contest.pending = (upto - contest.asked) * len(alive)
-        contest.asked = upto
+    def _ask(self, contest: Contest, queue: Queue) -> None:
+        """Queue the cells up to the race's next look."""
+        queue.ask(contest, min(self.race.next_look(contest.asked), self.race.n_draws))
 
     @torch.inference_mode()
-    def _measure(self, cells: list[tuple[_Contest, int, int]]) -> None:
-        """Call the network once, on a batch of the fixed shape, and hand the errors back."""
-        pairs: dict[tuple[_Contest, int], int] = {}
-        row = [pairs.setdefault((contest, draw), len(pairs)) for contest, draw, _ in cells]
-        padding = self.batch_size - len(cells)
-        device = self.denoiser.device
-        rows = torch.tensor(row + row[-1:] * padding, device=device)
-        classes = torch.tensor([c for _, _, c in cells] + [cells[-1][2]] * padding, device=device)
-        x = torch.cat([contest.x for contest, _ in pairs])
+    def _launch(self, cells: Cells) -> Flight:
+        """Call the network once, on a batch of the fixed shape; on a GPU, without waiting for it."""
+        device, last = self.denoiser.device, len(cells) - 1
+        owners, draws = cells.owners, cells.draws[cells.firsts]  # of each pair
+        of_pair = [cells.contests[owner].draws for owner in owners]
+        x = torch.cat([contest.x for contest in cells.contests])
+        sources = [pair.source(int(draw)) for pair, draw in zip(of_pair, draws, strict=True)]
         shape = tuple(x.shape[1:])
-        epsilon = torch.cat([contest.draws.epsilon(range(d, d + 1), shape) for contest, d in pairs]).to(device)
-        sigma = torch.tensor([contest.draws.sigmas[d] for contest, d in pairs], dtype=torch.float32, device=device)
-        noisy, target = self.target(x, sigma, epsilon)
-        denoised = self.denoiser(noisy[rows], sigma[rows], self.conditions[classes])
-        errors = _distance(denoised, target[rows], self.objective.distance)[: len(cells)].cpu().numpy()
+        epsilon = epsilons(self.seed, [pair.key for pair in of_pair], [draw for draw, _ in sources], shape)
+        epsilon *= torch.tensor([sign for _, sign in sources], dtype=torch.float32).reshape(-1, *[1] * len(shape))
+        sigma = np.array([pair.sigmas[draw] for pair, draw in zip(of_pair, draws, strict=True)], dtype=np.float32)
+        filled = np.minimum(np.arange(self.batch_size), last)  # the last cell again, to the fixed shape
+        rows, classes = send(torch.from_numpy(np.stack([cells.pairs, cells.classes])[:, filled]), device)
+        sigmas = send(torch.from_numpy(sigma), device)
+        x = x[send(torch.from_numpy(owners), device)]
+        noisy, target = self.target(x, sigmas, send(epsilon, device))
+        denoised = self._denoise(noisy, sigmas, self.conditions[classes], rows)
+        return Flight(cells, _distance(denoised, target[rows], self.objective.distance)[: len(cells)])
+
+    def _denoise(self, noisy: Tensor, sigmas: Tensor, conditions: Conditions, rows: Tensor) -> Tensor:
+        """Denoise the cells of pairs; what all classes of a pair share is done once, if the model knows how."""
+        if isinstance(self.denoiser, SharesDraws):
+            return self.denoiser.denoise_each(noisy, sigmas, conditions, rows)
+        return self.denoiser(noisy[rows], sigmas[rows], conditions)
+
+    def _land(self, flight: Flight, queue: Queue) -> Iterator[Finished]:
+        """Hand the errors back, judge the races that have all of theirs, and yield those that end."""
+        cells, errors = flight.cells, flight.land()
         if not np.isfinite(errors).all():
-            contest, draw, c = cells[int(np.flatnonzero(~np.isfinite(errors))[0])]
+            cell = int(np.flatnonzero(~np.isfinite(errors))[0])
+            contest = cells.contests[int(np.searchsorted(cells.bounds, cell, side="right")) - 1]
+            draw = int(cells.draws[cell])
             raise NonFiniteError(
                 f"The model returned NaN or infinity for image {contest.index}, draw {draw}, "
-                f"sigma {contest.draws.sigmas[draw]:.4g}, class {self.classes[c]!r}. Try dtype float32."
+                f"sigma {contest.draws.sigmas[draw]:.4g}, class {self.classes[cells.classes[cell]]!r}. "
+                "Try dtype float32."
             )
-        for (contest, draw, c), error in zip(cells, errors, strict=True):
-            contest.errors[draw, c] = error
-            contest.pending -= 1
+        cells.store(errors)
+        for contest in cells.contests:
+            if contest.pending == 0:
+                finished = self._judge(contest)
+                if finished is None:
+                    self._ask(contest, queue)
+                else:
+                    yield finished
 
-    def _judge(self, contest: _Contest) -> Finished | None:
+    def _judge(self, contest: Contest) -> Finished | None:
         """Ask the race who goes on; None if it does."""
         prior = np.zeros(len(self.classes)) if self.log_prior is None else self.log_prior
         evidence = Evidence(errors=contest.errors, draws=contest.draws, classes=self.classes, log_prior=prior)

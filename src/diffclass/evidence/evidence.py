@@ -20,7 +20,7 @@ class PairedDifference:
 
     Args:
         mean: log p(a | x) - log p(b | x) [nats under the likelihood weight].
-        se: standard error of the mean over blocks of draws; infinite for a single block.
+        se: standard error of the mean over blocks of draws; infinite for a single draw.
         n_draws: draws that both classes shared.
     """
 
@@ -81,12 +81,18 @@ class Evidence:
         return (self.draws.weights[:n] * (errors[:, b] - errors[:, a])).reshape(-1, size).mean(axis=1)
 
     def difference(self, a: int, b: int) -> PairedDifference:
-        """Compare two classes on the draws they share."""
-        blocks = self.blocks(a, b)
-        n = len(blocks)
-        se = float(blocks.std(ddof=1) / np.sqrt(n)) if n > 1 else float("inf")
+        """Compare two classes on the draws they share.
+
+        The standard error is taken over whole blocks; where both classes shared less than two of them, over single
+        draws, which vary more than an even block does.
+        """
+        n = int(min(self.n_measured[a], self.n_measured[b]))
+        errors = self.errors[:n].astype(np.float64)
+        ratios = self.draws.weights[:n] * (errors[:, b] - errors[:, a])
+        units = self.blocks(a, b) if n >= 2 * self.draws.block else ratios
+        se = float(units.std(ddof=1) / np.sqrt(len(units))) if len(units) > 1 else float("inf")
         prior = float(self.log_prior[a] - self.log_prior[b])
-        return PairedDifference(mean=float(blocks.mean()) + prior, se=se, n_draws=n * self.draws.block)
+        return PairedDifference(mean=float(ratios.mean()) + prior, se=se, n_draws=n)
 
     def leader(self) -> int:
         """Return the class with the largest log joint among those alive."""

@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 from scipy.stats import norm
 
-from diffclass.errors import InputError
+from diffclass.errors import InputError, RangeError
 
 __all__ = [
     "DISTANCES",
@@ -24,12 +24,28 @@ __all__ = [
     "Objective",
     "Proposal",
     "SimpleWeight",
+    "TabulatedProposal",
+    "TabulatedWeight",
     "UniformTimeWeight",
     "Weight",
+    "as_table",
 ]
 
 DISTANCES = ("l2", "l1", "huber")
+_FLAT = 1e-6  # rises of a log-density below this are taken as the first terms of their series
 Values = Float64[ndarray, " draw"]
+Knots = tuple[float, ...]
+_Knots = Float64[ndarray, " _"]
+
+
+def _check_table(name: str, log_sigma: Knots, logarithms: Knots) -> None:
+    """Refuse a table that is no function of log(sigma)."""
+    finite = np.isfinite([*log_sigma, *logarithms]).all()
+    if len(log_sigma) < 2 or len(log_sigma) != len(logarithms) or not finite or not (np.diff(log_sigma) > 0).all():
+        raise RangeError(
+            f"A {name} needs two or more finite knots, log(sigma) ascending, and a logarithm at each. "
+            f"Got {len(log_sigma)} knots and {len(logarithms)} logarithms."
+        )
 
 
 class Weight(ABC):
@@ -118,6 +134,32 @@ class SimpleWeight(Weight):
         return 2 / np.pi * sigma / (1 + sigma**2)
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class TabulatedWeight(Weight):
+    """A weight that was learned: its logarithm is linear in log(sigma) between knots, and constant beyond them.
+
+    Args:
+        log_sigma: ascending knots.
+        log_weight: log w at each knot.
+
+    Source:
+        Jeong et al. 2025 (one weight a timestep, positive by an exponential); Clark and Jaini 2023, section 3
+        (arXiv:2303.15233; one weight for each of 20 ranges of noise).
+    """
+
+    log_sigma: Knots
+    log_weight: Knots
+
+    def __post_init__(self) -> None:
+        """Refuse a table that is no function."""
+        _check_table("TabulatedWeight", self.log_sigma, self.log_weight)
+
+    def __call__(self, sigma: Values) -> Values:
+        """Return exp of the interpolated logarithm."""
+        return np.exp(np.interp(np.log(sigma), self.log_sigma, self.log_weight))
+
+
 class Proposal(ABC):
     """q(sigma): where noise levels are drawn, a density against d log(sigma) on a range."""
 
@@ -173,6 +215,57 @@ class LogNormal(Proposal):
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class TabulatedProposal(Proposal):
+    """A density that was fitted: its logarithm is linear in log(sigma) between knots, and constant beyond them.
+
+    Integral and quantiles are exact: a piece of width h between log-densities a and b has the mass
+    h e^a (e^(b - a) - 1) / (b - a).
+
+    Args:
+        log_sigma: ascending knots.
+        log_density: logarithm of the density at each knot, up to a constant.
+    """
+
+    log_sigma: Knots
+    log_density: Knots
+
+    def __post_init__(self) -> None:
+        """Refuse a table that is no function."""
+        _check_table("TabulatedProposal", self.log_sigma, self.log_density)
+
+    def _pieces(self, low: float, high: float) -> tuple[_Knots, _Knots, _Knots]:
+        """Return the knots within a range, ends included, the log-density at each, and the mass between them."""
+        first, last = np.log(low), np.log(high)
+        inside = [knot for knot in self.log_sigma if first < knot < last]
+        knots = np.array([first, *inside, last])
+        height = np.interp(knots, self.log_sigma, self.log_density)
+        rise = np.diff(height)
+        flat = np.abs(rise) < _FLAT
+        slope = np.where(flat, 1.0, rise)
+        mass = np.diff(knots) * np.exp(height[:-1]) * np.where(flat, 1 + rise / 2, np.expm1(slope) / slope)
+        return knots, height, mass
+
+    def sigma(self, quantile: Values, low: float, high: float) -> Values:
+        """Return the exact inverse of the integral of the density."""
+        knots, height, mass = self._pieces(low, high)
+        total = np.concatenate([[0.0], np.cumsum(mass)])
+        wanted = quantile * total[-1]
+        piece = np.clip(np.searchsorted(total, wanted, side="right") - 1, 0, len(mass) - 1)
+        rise = np.diff(height)[piece]
+        flat = np.abs(rise) < _FLAT
+        part = (wanted - total[piece]) / (np.diff(knots)[piece] * np.exp(height[:-1][piece]))
+        slope = np.where(flat, 1.0, rise)
+        step = np.where(flat, part * (1 - rise * part / 2), np.log1p(np.where(flat, 0.0, part * slope)) / slope)
+        return np.exp(knots[piece] + np.clip(step, 0.0, 1.0) * np.diff(knots)[piece])
+
+    def density(self, sigma: Values, low: float, high: float) -> Values:
+        """Return the interpolated density over its integral."""
+        _, _, mass = self._pieces(low, high)
+        return np.exp(np.interp(np.log(sigma), self.log_sigma, self.log_density)) / mass.sum()
+
+
+@final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
     """The quantity by which classes are compared.
@@ -182,12 +275,15 @@ class Objective:
         proposal: where sigmas are drawn. Changes only the variance.
         sigma_range: [model units] restricts the integral further than the model and the target do.
         distance: "l2" (the only one with a likelihood behind it), or the heuristics "l1" and "huber".
+        antithetic: draws of neighbouring noise levels share a noise vector with opposite signs (see `Draws`). Changes
+            only the variance.
     """
 
     weight: Weight = field(default_factory=LikelihoodWeight)
     proposal: Proposal = field(default_factory=LogUniform)
     sigma_range: tuple[float, float] | None = None
     distance: str = "l2"
+    antithetic: bool = False
 
     def __post_init__(self) -> None:
         if self.distance not in DISTANCES:
@@ -198,33 +294,69 @@ class Objective:
         """Build an objective from the names that model directories and the command line use.
 
         Args:
-            settings: weight, weight_mean, weight_std, proposal, proposal_mean, proposal_std, sigma_range, distance; all
-                optional.
+            settings: weight, weight_mean, weight_std, proposal, proposal_mean, proposal_std, sigma_range, distance,
+                antithetic; all optional. A weight or proposal is a name, or a table as `as_table` makes it.
             sigma_data: [model units] standard deviation of the data, for the EDM weight.
 
         Raises:
-            InputError: a name is unknown.
+            InputError: a name is unknown, or a table is none.
         """
-        edm = {"p_mean": settings.get("weight_mean", -1.2), "p_std": settings.get("weight_std", 1.2)}
-        weights = {
-            "likelihood": LikelihoodWeight(),
-            "edm": EDMWeight(sigma_data, **edm),
-            "ddpm": UniformTimeWeight(),
-            "simple": SimpleWeight(),
-        }
-        proposals = {
-            "log-uniform": LogUniform(),
-            "log-normal": LogNormal(settings.get("proposal_mean", -0.5), settings.get("proposal_std", 1.0)),
-        }
-        weight, proposal = settings.get("weight", "likelihood"), settings.get("proposal", "log-uniform")
-        if weight not in weights:
-            raise InputError(f"The weight must be one of {', '.join(weights)}. Got {weight!r}.")
-        if proposal not in proposals:
-            raise InputError(f"The proposal must be one of {', '.join(proposals)}. Got {proposal!r}.")
         span = settings.get("sigma_range")
         return cls(
-            weight=weights[weight],
-            proposal=proposals[proposal],
+            weight=_weight(settings, sigma_data),
+            proposal=_proposal(settings),
             sigma_range=None if span is None else (float(span[0]), float(span[1])),
             distance=settings.get("distance", "l2"),
+            antithetic=bool(settings.get("antithetic", False)),
         )
+
+
+def as_table(part: TabulatedWeight | TabulatedProposal) -> dict[str, Any]:
+    """Return a tabulated weight or proposal as plain values, for JSON; `Objective.from_settings` reads it."""
+    values: dict[str, Any] = {name: list(getattr(part, name)) for name in part.__slots__}
+    return {"kind": "tabulated", **values}
+
+
+def _weight(settings: Mapping[str, Any], sigma_data: float) -> Weight:
+    """Build a weight from its name or its table."""
+    chosen = settings.get("weight", "likelihood")
+    if isinstance(chosen, Mapping):
+        return TabulatedWeight(*_columns(chosen, "weight", "log_weight"))
+    weights = {
+        "likelihood": LikelihoodWeight(),
+        "edm": EDMWeight(sigma_data, settings.get("weight_mean", -1.2), settings.get("weight_std", 1.2)),
+        "ddpm": UniformTimeWeight(),
+        "simple": SimpleWeight(),
+    }
+    if chosen not in weights:
+        raise InputError(f"The weight must be one of {', '.join(weights)}. Got {chosen!r}.")
+    return weights[chosen]
+
+
+def _proposal(settings: Mapping[str, Any]) -> Proposal:
+    """Build a proposal from its name or its table."""
+    chosen = settings.get("proposal", "log-uniform")
+    if isinstance(chosen, Mapping):
+        return TabulatedProposal(*_columns(chosen, "proposal", "log_density"))
+    proposals = {
+        "log-uniform": LogUniform(),
+        "log-normal": LogNormal(settings.get("proposal_mean", -0.5), settings.get("proposal_std", 1.0)),
+    }
+    if chosen not in proposals:
+        raise InputError(f"The proposal must be one of {', '.join(proposals)}. Got {chosen!r}.")
+    return proposals[chosen]
+
+
+def _columns(table: Mapping[str, Any], name: str, column: str) -> tuple[Knots, Knots]:
+    """Read the two columns of a table."""
+    wanted = {"kind", "log_sigma", column}
+    try:
+        if table.keys() != wanted or table["kind"] != "tabulated":
+            raise ValueError
+        log_sigma, values = (tuple(float(value) for value in table[key]) for key in ("log_sigma", column))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f'The table of a {name} must hold kind ("tabulated"), and log_sigma and {column} as lists of numbers. '
+            f"Got {dict(table)!r}."
+        ) from error
+    return log_sigma, values

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["epsilon", "image_key", "placement"]
+__all__ = ["epsilon", "epsilons", "image_key", "placement"]
 
 _EPSILON, _UNIFORM = 0, 1  # separate streams of one key
 
@@ -30,9 +30,32 @@ def epsilon(seed: int, key: int, draws: Sequence[int], shape: tuple[int, ...]) -
     Source:
         Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox).
     """
+    return epsilons(seed, [key] * len(draws), draws, shape)
+
+
+def epsilons(seed: int, keys: Sequence[int], draws: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+    """Return the unit Gaussian noise of draws of several images, float32 of shape [len(draws), *shape].
+
+    It is made on the host whatever the device: the Gaussians are numpy's, by the ziggurat method, which rejects some
+    random words, so that where a value's words begin is known only after the value before it. A GPU that draws the
+    values of a row in parallel cannot make the same bits.
+
+    Args:
+        seed: of all of it.
+        keys: of the image of each row.
+        draws: of each row, within its image.
+        shape: of a row.
+    """
     noise = np.empty((len(draws), *shape), dtype=np.float32)
-    for row, draw in zip(noise, draws, strict=True):
-        _generator(seed, key, _EPSILON, draw).standard_normal(dtype=np.float32, out=row)
+    philox = np.random.Philox(key=0)
+    gaussian = np.random.Generator(philox).standard_normal
+    state = philox.state  # nothing buffered; a new generator for every row would seed itself from the system first
+    counter, words = state["state"]["counter"], state["state"]["key"]
+    words[0], counter[2] = seed % 2**64, _EPSILON
+    for row, key, draw in zip(noise, keys, draws, strict=True):
+        words[1], counter[1] = key % 2**64, draw
+        philox.state = state
+        gaussian(dtype=np.float32, out=row)
     return torch.from_numpy(noise)
 
 

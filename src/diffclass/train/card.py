@@ -13,6 +13,7 @@ _NAMES = {
     "nll": "negative log-likelihood [nats]",
     "ece": "expected calibration error (15 bins)",
     "evaluations_per_image": "network evaluations an image",
+    "draws_per_image": "draws an image",
 }
 
 
@@ -25,6 +26,20 @@ def _table(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 f"{e['low']:.4g} to {e['high']:.4g} | {e['n']} |"
             )
     return lines
+
+
+def _opening(kind: str) -> str:
+    """Say how the network is opened without diffclass around it."""
+    if kind == "LateUNet2DModel":
+        return (
+            "The network, under EDM preconditioning (Karras et al. 2022), is told the class late, so that all classes "
+            "share its larger part: diffclass.denoisers.late.LateUNet2DModel opens this directory, diffclass.json says "
+            "how images enter and leave it."
+        )
+    return (
+        "The network is a plain diffusers model under EDM preconditioning (Karras et al. 2022): diffusers opens this "
+        "directory, diffclass.json says how images enter and leave it."
+    )
 
 
 def write_card(metadata: Mapping[str, Any]) -> str:
@@ -75,7 +90,6 @@ def write_card(metadata: Mapping[str, Any]) -> str:
         f"diffclass train {recipe['name']} --data {recipe['data']['name']} --out runs/{recipe['name']}",
         "```",
         "",
-        "The network is a plain diffusers model under EDM preconditioning (Karras et al. 2022): diffusers opens this "
-        "directory, diffclass.json says how images enter and leave it.",
+        _opening(recipe["network"]["kind"]),
     ]
     return "\n".join([*front, *body, ""])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from diffclass.denoisers.parametrisation import EDM
 from diffclass.denoisers.protocol import Space
 from diffclass.errors import NonFiniteError, ResultError
+from diffclass.train.optimizer import Optimizer
 from diffclass.train.recipe import DataPart, Recipe, TrainPart
 
 __all__ = ["Progress", "TrainingSet", "augment", "edm_loss", "train_network"]
@@ -84,7 +85,9 @@ def augment(images: Tensor, part: DataPart, random: torch.Generator) -> Tensor:
     return images
 
 
-def edm_loss(network: nn.Module, x: Tensor, sigma: Tensor, epsilon: Tensor, labels: Tensor, edm: EDM) -> Tensor:
+def edm_loss(
+    network: Callable[..., Any], x: Tensor, sigma: Tensor, epsilon: Tensor, labels: Tensor, edm: EDM
+) -> Tensor:
     """Return EDM's loss: lambda(sigma) ||D - x||^2 a value, which is the plain error of the network's output F.
 
     Source:
@@ -109,12 +112,12 @@ def _precision(device: torch.device) -> Iterator[None]:
             yield
 
 
-def _learning_rate(train: TrainPart, step: int) -> float:
-    """Return the rate of one step: linear warm-up, then cosine decay to zero."""
+def _schedule(train: TrainPart, step: int) -> float:
+    """Return the share of the peak learning rate at one step: linear warm-up, then cosine decay to zero."""
     warmup = max(1, round(train.warmup * train.steps))
     if step < warmup:
-        return train.learning_rate * (step + 1) / warmup
-    return train.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, train.steps - warmup)))
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, train.steps - warmup)))
 
 
 def _identity(recipe: Recipe) -> str:
@@ -130,14 +133,14 @@ class _Run:
         self.network = network.to(device).to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
         decay = 0.5 ** (1 / max(1.0, train.ema_half_life * train.steps))
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=train.learning_rate, betas=(0.9, 0.99), weight_decay=train.weight_decay
-        )
+        self.forward = torch.compile(self.network) if train.compile else self.network
+        self.optimizer = Optimizer(self.network, train)
         self.step = 0
         self.seconds = 0.0
         self.loss = float("nan")
 
     def state(self) -> dict[str, object]:
+        """Return what an exact resume needs."""
         return {
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
@@ -191,14 +194,11 @@ def _one_step(run: _Run, recipe: Recipe, data: TrainingSet, space: Space, n_clas
     epsilon = torch.randn(x.shape, generator=noise, device=device).contiguous(memory_format=torch.channels_last)
     dropped = torch.rand(len(x), generator=random) < train.label_dropout
     labels = torch.where(dropped, n_classes, data.labels[picked]).to(device)
-    for group in run.optimizer.param_groups:
-        group["lr"] = _learning_rate(train, run.step)
     with _precision(device):
-        loss = edm_loss(run.network, x, sigma, epsilon, labels, EDM(space.data_std, train.time_scale))
-    run.optimizer.zero_grad(set_to_none=True)
+        loss = edm_loss(run.forward, x, sigma, epsilon, labels, EDM(space.data_std, train.time_scale))
+    run.optimizer.zero_grad()
     loss.backward()
-    nn.utils.clip_grad_norm_(run.network.parameters(), train.gradient_clip)
-    run.optimizer.step()
+    run.optimizer.step(_schedule(train, run.step))
     run.average.update_parameters(run.network)
     run.step += 1
     return loss.detach()

@@ -1,4 +1,4 @@
-"""Build a diffusers network for a recipe and a data set."""
+"""Build a network for a recipe and a data set."""
 
 from typing import Any
 
@@ -19,18 +19,24 @@ def build_network(part: NetworkPart, space: Space, n_classes: int) -> nn.Module:
     """
     import diffusers
 
+    from diffclass.denoisers.late import LateUNet2DModel
+
     channels, height, width = space.shape
     if height != width:
         raise ConfigError(f"diffusers' {part.kind} takes square images. Got {height}x{width}.")
     options: dict[str, Any] = {"sample_size": height, "in_channels": channels, "out_channels": channels}
-    if part.kind == "UNet2DModel":
-        options |= {"num_class_embeds": n_classes + 1}
-    elif part.kind == "DiTTransformer2DModel":
-        options |= {"num_embeds_ada_norm": n_classes, "norm_type": "ada_norm_zero"}
-    else:
-        raise ConfigError(f"The network kind must be UNet2DModel or DiTTransformer2DModel. Got {part.kind!r}.")
+    kinds = {
+        "UNet2DModel": (diffusers.UNet2DModel, {"num_class_embeds": n_classes + 1}),
+        "DiTTransformer2DModel": (
+            diffusers.DiTTransformer2DModel, {"num_embeds_ada_norm": n_classes, "norm_type": "ada_norm_zero"},
+        ),
+        "LateUNet2DModel": (LateUNet2DModel, {"num_class_embeds": n_classes + 1}),
+    }  # fmt: skip
+    if part.kind not in kinds:
+        raise ConfigError(f"The network kind must be one of {', '.join(kinds)}. Got {part.kind!r}.")
+    kind, conditioning = kinds[part.kind]
     try:
-        network = getattr(diffusers, part.kind)(**options, **part.options)
+        network = kind(**options, **conditioning, **part.options)
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise ConfigError(f"diffusers cannot build {part.kind} from these options: {error}.") from error
     return _zero_output(network)

@@ -63,9 +63,12 @@ class TrainPart:
     Args:
         steps: optimiser steps.
         batch_size: images a step.
-        learning_rate: at its peak, after a linear warm-up and before a cosine decay to zero.
+        optimizer: "adamw", or "muon" for the matrices and AdamW for the rest.
+        learning_rate: of AdamW at its peak, after a linear warm-up and before a cosine decay to zero.
+        matrix_learning_rate: of Muon at its peak.
+        compile: whether torch.compile fuses the network; worth its half a minute in runs of many minutes.
         warmup: [fraction of the run].
-        weight_decay: of AdamW.
+        weight_decay: of either.
         log_sigma_mean: mean of log(sigma) in training.
         log_sigma_std: its standard deviation.
         label_dropout: share of labels replaced by the null class.
@@ -79,7 +82,10 @@ class TrainPart:
 
     steps: int
     batch_size: int = 128
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-3
+    matrix_learning_rate: float = 3e-3
+    compile: bool = False
     warmup: float = 0.03
     weight_decay: float = 0.0
     log_sigma_mean: float = -0.5

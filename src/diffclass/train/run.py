@@ -3,7 +3,9 @@
 import copy
 import platform
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import date
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,14 @@ from torch import Tensor, nn
 
 import diffclass
 from diffclass.data.datasets import Dataset, dataset_splits, open_dataset
-from diffclass.decide import DiffusionClassifier, against_rest, fit_temperature
+from diffclass.decide import DiffusionClassifier, PairedRace, against_rest, fit_temperature
+from diffclass.decide.measure import measure
+from diffclass.decide.stopping import Calibrated, images_needed, learn_stopping
 from diffclass.denoisers import EDM, PixelDenoiser, Space, save_model
+from diffclass.denoisers.compiled import compile_denoiser
 from diffclass.denoisers.precision import fastest_dtype, place_network
 from diffclass.errors import InputError
+from diffclass.evidence import ErrorMatrices
 from diffclass.stats.interval import mean_interval
 from diffclass.stats.metric import accuracy, auc, balanced_accuracy
 from diffclass.train.card import write_card
@@ -24,7 +30,11 @@ from diffclass.train.loop import Progress, TrainingSet, train_network
 from diffclass.train.network import build_network
 from diffclass.train.recipe import Recipe
 
-__all__ = ["run_recipe"]
+__all__ = ["held_out", "run_recipe"]
+
+_WORTH_COMPILING = 1_000_000  # cells (image, draw, class)
+_DELTA, _CONFIDENCE = 0.01, 0.9  # of the stopping rule
+_CHUNK = 50  # images
 
 Report = Callable[[Progress], None]
 Note = Callable[[str], None]
@@ -51,6 +61,16 @@ def _splits(recipe: Recipe, source: str | Path) -> tuple[Dataset, Dataset, Datas
     order = np.random.default_rng(recipe.train.seed).permutation(len(train))
     n = min(1000, len(train) // 10)
     return train.subset(np.sort(order[n:])), train.subset(np.sort(order[:n])), test
+
+
+def held_out(recipe: Recipe, source: str | Path | None = None) -> Dataset:
+    """Return the images that a recipe keeps out of training: what a model trained by it may be calibrated on.
+
+    Args:
+        recipe: whose seed picks them where the data has no validation split.
+        source: the data set; the recipe's own name if None.
+    """
+    return _splits(recipe, recipe.data.name if source is None else source)[1]
 
 
 def _denoiser(network: nn.Module, recipe: Recipe, space: Space, classes: tuple[str, ...]) -> PixelDenoiser:
@@ -81,17 +101,18 @@ def _measure(classifier: DiffusionClassifier, data: TrainingSet, note: Note) -> 
             yield i, (data.images[i].float() / 255 if images is None else images[i])
 
     for index, decision in classifier.stream(stream()):
-        decisions[index] = (decision.label, decision.evidence.log_odds(), decision.evaluations)
+        decisions[index] = (decision.label, decision.evidence.log_odds(), decision.evaluations, decision.n_draws)
         if len(decisions) % 250 == 0 or len(decisions) == n:
             note(f"classified {len(decisions)} of {n}")
     order = [decisions[i] for i in range(n)]
     names = {name: i for i, name in enumerate(classifier.classes_)}
-    predicted = np.array([-1 if label is None else names[label] for label, _, _ in order], dtype=np.int64)
+    predicted = np.array([-1 if label is None else names[label] for label, *_ in order], dtype=np.int64)
     return {
         "labels": labels,
         "predicted": predicted,
-        "log_odds": np.stack([odds for _, odds, _ in order]),
-        "evaluations": np.array([spent for _, _, spent in order], dtype=np.float64),
+        "log_odds": np.stack([odds for _, odds, *_ in order]),
+        "evaluations": np.array([spent for *_, spent, _ in order], dtype=np.float64),
+        "draws": np.array([draws for *_, draws in order], dtype=np.float64),
     }
 
 
@@ -103,6 +124,7 @@ def _figures(measured: Mapping[str, Any]) -> dict[str, Any]:
         "balanced_accuracy": balanced_accuracy(labels, predicted),
         "auc": auc(labels, against_rest(measured["log_odds"])),
         "evaluations_per_image": mean_interval(measured["evaluations"]),
+        "draws_per_image": mean_interval(measured["draws"]),
     }
     return {
         name: {"value": e.value, "low": e.low, "high": e.high, "n": e.n, "method": e.method}
@@ -196,7 +218,13 @@ def _finish(
     """Calibrate, measure and save."""
     denoiser = _denoiser(average, recipe, space, classes)
     classifier = DiffusionClassifier(denoiser=denoiser)
+    assert classifier.race is not None
+    if len(validation.labels) * classifier.race.n_draws * len(classes) > _WORTH_COMPILING:
+        classifier = replace(classifier, denoiser=compile_denoiser(denoiser, batch_size=classifier.batch_size))
     note("calibrating on the validation images")
+    stopping = _stopping(classifier, validation, out / "errors", note)
+    if stopping is not None:
+        classifier = replace(classifier, race=PairedRace.calibrated(stopping))
     on_validation = _measure(classifier, validation, note)
     try:
         temperature = fit_temperature(on_validation["log_odds"], on_validation["labels"]).value
@@ -207,7 +235,26 @@ def _finish(
     if test_set is not None:
         note("measuring on the test images")
         figures["test"] = _figures(_measure(classifier, _load(test_set, recipe), note))
+    settings = {**recipe.classifier, "temperature": temperature}
+    if stopping is not None:
+        settings["stopping"] = stopping.as_dict()
     metadata = {
+        **_description(recipe, space, classes),
+        "sigma_range": list(denoiser.sigma_range),
+        "classifier": settings,
+        "figures": figures,
+        "training": {
+            "recipe": recipe.as_dict(), "seconds": round(seconds, 1), "date": date.today().isoformat(),
+            "hardware": _hardware(next(average.parameters()).device),
+            "torch": torch.__version__, "diffclass": diffclass.__version__,
+        },
+    }  # fmt: skip
+    return save_model(out / "model", average, metadata, write_card(metadata))
+
+
+def _description(recipe: Recipe, space: Space, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Return what diffclass.json says of a model before anything is measured."""
+    return {
         "format": 1,
         "name": recipe.name,
         "description": recipe.description,
@@ -218,18 +265,36 @@ def _finish(
             "offset": space.offset, "patch": space.patch, "data_std": space.data_std,
         },
         "parametrisation": {"kind": "edm", "sigma_data": space.data_std, "time_scale": recipe.train.time_scale},
-        "sigma_range": list(denoiser.sigma_range),
-        "classifier": {**recipe.classifier, "temperature": temperature},
         "licence": recipe.data.licence,
         "data": recipe.data.title,
-        "figures": figures,
-        "training": {
-            "recipe": recipe.as_dict(), "seconds": round(seconds, 1), "date": date.today().isoformat(),
-            "hardware": _hardware(next(average.parameters()).device),
-            "torch": torch.__version__, "diffclass": diffclass.__version__,
-        },
     }  # fmt: skip
-    return save_model(out / "model", average, metadata, write_card(metadata))
+
+
+def _stopping(classifier: DiffusionClassifier, validation: TrainingSet, folder: Path, note: Note) -> Calibrated | None:
+    """Learn when classes may leave a race, from every error of every validation image; None if they are too few.
+
+    What is measured is kept in `folder`, so that a run that is stopped goes on where it was.
+    """
+    race, n = classifier.race, len(validation.labels)
+    assert race is not None
+    if n // 2 < images_needed(delta=_DELTA, confidence=_CONFIDENCE):
+        note(f"{n} validation images are too few to learn from them when a race may stop")
+        return None
+    wanted, parts = repr((classifier.objective, race.n_draws, race.block, n)), []
+    name = blake2b(wanted.encode(), digest_size=6).hexdigest()
+    for start in range(0, n, _CHUNK):
+        path = folder / f"{name}-{start:06d}.npz"
+        if not path.is_file():
+            images, labels = validation.images[start : start + _CHUNK], validation.labels[start : start + _CHUNK]
+            floats = images if images.is_floating_point() else images.float() / 255
+            measure(classifier, floats, labels.numpy(), n_draws=race.n_draws).save(path)
+            note(f"measured in full {min(start + _CHUNK, n)} of {n}")
+        parts.append(ErrorMatrices.load(path))
+    try:
+        return learn_stopping(ErrorMatrices.concatenate(parts), delta=_DELTA, confidence=_CONFIDENCE)
+    except InputError as error:
+        note(f"no stopping rule was learned: {error}")
+        return None
 
 
 def _hardware(device: torch.device) -> str:

@@ -1,0 +1,147 @@
+"""A model directory whose classifier has been calibrated: the same weights, new settings, figures and card."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffclass.bench.calibrating import Calibration
+from diffclass.denoisers.card import read_metadata
+from diffclass.errors import InputError, ResultError
+from diffclass.evidence import TabulatedProposal, TabulatedWeight, as_table
+from diffclass.stats.interval import Estimate
+
+__all__ = ["calibrated_settings", "write_calibrated"]
+
+_HEADING = "## Calibration"
+_OF_OTHERS = {"weight": ("weight_mean", "weight_std"), "proposal": ("proposal_mean", "proposal_std")}
+
+
+def write_calibrated(source: Path, target: Path, calibration: Calibration) -> Path:
+    """Write a model directory with a calibrated classifier.
+
+    Args:
+        source: a model directory of diffclass.
+        target: where the copy goes, in place of a model that is there; `source` itself changes the model in place.
+        calibration: of this very model.
+
+    Raises:
+        ResultError: it cannot be written.
+        InputError: `target` holds something else.
+    """
+    metadata = read_metadata(source)
+    where = _where(calibration)
+    old = {
+        _before(name): figures
+        for name, figures in metadata.get("figures", {}).items()
+        if name != f"{where}, calibrated"
+    }
+    metadata["classifier"] = calibrated_settings(metadata.get("classifier", {}), calibration)
+    metadata["figures"] = {f"{where}, calibrated": _rows(calibration.after), **old}
+    metadata["calibration"] = "; ".join(calibration.notes)
+    readme = source / "README.md"
+    card = readme.read_text(encoding="utf-8") if readme.is_file() else f"# {metadata['name']}\n"
+    content = {
+        "diffclass.json": json.dumps(metadata, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        "README.md": _card(card, metadata["classifier"], calibration, where),
+    }
+    try:
+        if source.resolve() == target.resolve():
+            _put(target, content)
+        else:
+            _copy(source, target, content)
+    except OSError as error:
+        raise ResultError(f"The model cannot be written to '{target}': {error.strerror or error}.") from error
+    return target
+
+
+def calibrated_settings(old: Mapping[str, Any], calibration: Calibration) -> dict[str, Any]:
+    """Return the classifier's settings for diffclass.json: those of the model, with what was learned."""
+    settings = dict(old)
+    objective = calibration.objective
+    for key, part in (("weight", objective.weight), ("proposal", objective.proposal)):
+        if isinstance(part, TabulatedWeight | TabulatedProposal):
+            settings[key] = as_table(part)
+            for other in _OF_OTHERS[key]:
+                settings.pop(other, None)
+    settings |= {"n_draws": calibration.n_draws, "block": calibration.config["block"]}
+    settings["antithetic"] = objective.antithetic
+    settings["temperature"] = calibration.temperature
+    settings.pop("stopping", None)
+    if calibration.stopping is not None:
+        settings["stopping"] = calibration.stopping.as_dict()
+    return settings
+
+
+def _where(calibration: Calibration) -> str:
+    held_out = calibration.config["halves"][1]
+    return held_out["split"] or held_out["name"]
+
+
+def _before(name: str) -> str:
+    """Say of a figure that it is of the classifier as it was."""
+    return name if name.endswith(", before calibration") else f"{name}, before calibration"
+
+
+def _rows(figures: Mapping[str, Estimate | None]) -> dict[str, dict[str, Any]]:
+    keys = ("value", "low", "high", "n", "method")
+    return {
+        name: {key: asdict(e)[key] for key in keys}
+        for name, e in figures.items()
+        if e is not None and np.isfinite([e.value, e.low, e.high]).all()
+    }
+
+
+def _card(card: str, settings: Mapping[str, Any], calibration: Calibration, where: str) -> str:
+    """Return a card with a section on the calibration, in place of one that is there."""
+    card = re.sub(rf"\n{_HEADING}\n.*?(?=\n## |\Z)", "", card, flags=re.DOTALL)
+    line = f"- **Classifier**: {json.dumps(settings)}"
+    card = re.sub(r"^- \*\*Classifier\*\*: .*$", lambda _: line, card, flags=re.MULTILINE)
+    names = [name for name in calibration.after if calibration.after[name] is not None]
+    rows = [
+        f"| {name.replace('_', ' ')} | {_cell(calibration.before.get(name))} | {_cell(calibration.after[name])} |"
+        for name in names
+    ]
+    n = calibration.config["halves"][1]["n"]
+    lines = [
+        "", _HEADING, "",
+        f"By `diffclass calibrate`, on {calibration.n_images} images of {where}; measured on the {n} of them that the "
+        "weight and the proposal have not seen, with 95% intervals. Any other figures are of the classifier before.",
+        "", "| figure | before | after |", "|---|---|---|", *rows, "",
+        *(f"- {note[0].upper()}{note[1:]}" for note in calibration.notes), "",
+    ]  # fmt: skip
+    return card.rstrip("\n") + "\n" + "\n".join(lines)
+
+
+def _cell(estimate: Estimate | None) -> str:
+    return "" if estimate is None else f"{estimate.value:.4g} ({estimate.low:.4g} to {estimate.high:.4g})"
+
+
+def _put(folder: Path, content: Mapping[str, str]) -> None:
+    """Replace text files, each whole or not at all."""
+    for name, text in content.items():
+        part = folder / f".{name}.{os.getpid()}.part"
+        part.write_text(text, encoding="utf-8")
+        part.replace(folder / name)
+
+
+def _copy(source: Path, target: Path, content: Mapping[str, str]) -> None:
+    """Copy a model directory with some files replaced; it appears whole or not at all."""
+    if target.exists() and not (target / "diffclass.json").is_file():
+        raise InputError(f"The folder '{target}' must be new or hold a model. Move it away, or use another --out.")
+    part, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    try:
+        shutil.copytree(source, part, ignore=shutil.ignore_patterns(".*"))
+        _put(part, content)
+        if target.exists():
+            target.rename(old)
+        part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
