@@ -12,6 +12,7 @@ from diffclass.decide.published import PUBLISHED, SuccessiveHalving
 from diffclass.decide.race import Exhaustive, PairedRace
 from diffclass.errors import InputError, RangeError
 from diffclass.evidence import Draws, Evidence, Race
+from diffclass.stats import Betting
 from diffclass.types import Survivors
 
 
@@ -271,6 +272,23 @@ def test_fewer_classes_than_a_stage_keeps() -> None:
 def test_paired_race_refuses(options: dict[str, Any], error: type[Exception], sentence: str) -> None:
     with pytest.raises(error, match=f"^{re.escape(sentence)}$"):
         PairedRace(**options)
+
+
+def test_averaged_e_values_drop_all_that_a_union_bound_drops_and_more() -> None:
+    race = PairedRace(n_draws=256, block=4, bound="finite", value_range=12.0)
+    n_classes, dropped, by_union = 6, 0, 0
+    for seed in range(30):
+        errors = random_errors([0.0, 0.01, 0.02, 0.03, 0.04, 0.5 + 0.02 * seed], seed=seed)
+        shown = np.full(errors.shape, np.nan, dtype=np.float32)
+        shown[:152] = errors[:152]  # a planned look
+        found = evidence(shown)
+        leader = found.leader()
+        blocks = np.stack([found.blocks(leader, c) for c in range(n_classes)], axis=1)[:38]
+        low = Betting(value_range=(-12.0, 12.0)).lower(blocks, delta=0.01 / (n_classes - 1), n_total=64)
+        survivors = race.survivors(found)
+        assert not (survivors & (low > 0)).any()
+        dropped, by_union = dropped + (~survivors).sum(), by_union + (low > 0).sum()
+    assert dropped > by_union > 0
 
 
 def test_a_finite_bound_refuses_blocks_outside_its_range() -> None:

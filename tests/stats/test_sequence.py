@@ -212,6 +212,28 @@ def test_betting_refutes_just_the_means_that_make_the_gambler_rich(n_total: int 
     assert wealth(x, low - 1e-6, 0.05, n_total) >= 20 > wealth(x, low + 1e-6, 0.05, n_total)
 
 
+@pytest.mark.parametrize("n_total", [None, 30])
+def test_log_wealth_is_the_gamblers(n_total: int | None) -> None:
+    x = np.random.default_rng(4).beta(4, 2, size=20)
+    betting = Betting(value_range=(-1.0, 3.0))  # 4 x - 1 lies in it
+    got = betting.log_wealth(4 * x[:, None] - 1, np.array([4 * 0.5 - 1]), delta=0.05, n_total=n_total)[:, 0]
+    for n in (1, 7, 20):
+        assert max(1.0, np.exp(got[:n]).max()) == pytest.approx(wealth(x[:n], 0.5, 0.05, n_total))
+    refuted = betting.log_wealth(4 * x[:, None] - 1, np.array([-2.0]), delta=0.05, n_total=30)
+    assert np.isposinf(refuted).all()  # blocks in the range cannot have such a mean
+
+
+def test_wealth_is_fair_in_every_order_of_a_list() -> None:
+    # The expectation over orders is at most 1; the mean of 4,000 exceeds it by 5 standard errors once in 3 million.
+    random = np.random.default_rng(11)
+    values = random.beta(0.5, 0.5, size=12)
+    orders = random.permuted(np.tile(values[:, None], (1, 4000)), axis=0)
+    means = np.full(4000, values.mean())
+    found = np.exp(Betting(value_range=UNIT).log_wealth(orders[:8], means, delta=0.05, n_total=12)[-1])
+    assert found.mean() <= 1 + 5 * found.std() / np.sqrt(4000)
+    assert found.mean() > 0.8  # and no fairer than it must be
+
+
 @pytest.mark.parametrize("n_total", [None, 50])
 def test_empirical_bernstein_is_its_published_formula(n_total: int | None) -> None:
     x, delta = np.random.default_rng(5).beta(4, 2, size=40), 0.05

@@ -81,7 +81,7 @@ class PairedRace(Race):
     is not above 0. A bound of level delta / (K - 1) makes that happen, at any look, with probability at most delta / (K
     - 1); summed over the K - 1 classes i it is at most delta. The sum covers every possible leader, so it does not
     matter that the leader is chosen by the same draws; and other classes may leave at will, because they can only take
-    themselves away.
+    themselves away. "finite" does not sum: it averages the e-values of all rivals of w, which asks for less.
 
     Args:
         n_draws: full budget of draws for a class.
@@ -96,7 +96,7 @@ class PairedRace(Race):
 
     Source:
         Paulson 1964 and Even-Dar, Mannor and Mansour 2002 (elimination); Maron and Moore 1993 (races); Kim and Nelson
-        2001 (common random numbers). For the bounds see `stats.sequence`.
+        2001 (common random numbers); Vovk and Wang 2021 (averages of e-values). For the bounds see `stats.sequence`.
     """
 
     abstains: ClassVar[bool] = True
@@ -213,6 +213,9 @@ class PairedRace(Race):
             stays = joint == joint[leader]
         elif self.stopping is not None:
             stays = ~self.stopping.excludes(lead, shift)
+        elif self.bound == "finite":
+            blocks = likelihood.reshape(seen // self.block, self.block, -1).mean(axis=1)
+            stays = ~self._refuted(blocks, prior, len(evidence.classes))
         else:
             blocks = lead.reshape(seen // self.block, self.block, -1).mean(axis=1)
             share = self.delta / (len(alive) - 1)
@@ -225,10 +228,31 @@ class PairedRace(Race):
     def _sequence(self) -> Sequence:
         if self.bound == "student":
             return StudentLooks(looks=self.looks)
-        if self.bound == "asymptotic":
-            return AsymptoticSequence()
+        assert self.bound == "asymptotic", self.bound
+        return AsymptoticSequence()
+
+    def _refuted(
+        self, blocks: Float64[ndarray, "block class"], prior: Float64[ndarray, " class"], n_classes: int
+    ) -> Survivors:
+        """Return which classes cannot be the winner: the average of their e-values has reached 1 / delta.
+
+        "Class w is the winner" means that no rival's mean is above its own. Each rival's paired difference gives an
+        e-value against that, and so does their average over all K - 1 rivals, where those that have left count as 0.
+        It is never below the largest of them over K - 1, which is what a union bound over the rivals would ask for.
+        """
         assert self.value_range is not None
-        return Betting(value_range=(-self.value_range, self.value_range))
+        betting = Betting(value_range=(-self.value_range, self.value_range))
+        n_total = self.n_draws // self.block
+        refuted = np.zeros(blocks.shape[1], dtype=bool)
+        for w in range(len(refuted)):
+            ahead = np.delete(blocks - blocks[:, [w]], w, axis=1)
+            mean = prior[w] - np.delete(prior, w)
+            wealth = betting.log_wealth(ahead, mean, delta=self.delta / (n_classes - 1), n_total=n_total)
+            average = np.logaddexp.reduce(wealth, axis=1) - np.log(n_classes - 1)
+            refuted[w] = average.max() >= -np.log(self.delta)
+        if refuted.all():  # only where e-values went wrong, with a chance below delta: keep the best
+            refuted[int((blocks.mean(axis=0) + prior).argmax())] = False
+        return refuted
 
 
 def _log_likelihood(evidence: Evidence, n: int, alive: Survivors) -> Float64[ndarray, "draw _"]:

@@ -210,17 +210,41 @@ class Betting(Sequence):
             return blocks.mean(axis=0)
         x = _unit(blocks, self.value_range)
         _, bet = _plug_in(x, delta)
-        before, unseen = _remaining(x, n_total)
         refuted, open_ = np.zeros(x.shape[1]), np.ones(x.shape[1])
         for _ in range(40):  # wealth falls as m rises
             m = (refuted + open_) / 2
-            fair = np.broadcast_to(m, x.shape) if n_total is None else (n_total * m - before) / unseen
-            impossible = (fair < 0).any(axis=0)  # the blocks seen add up to more than n_total m already
-            fair = fair.clip(1e-12)
-            wealth = np.cumsum(np.log1p(np.minimum(bet, 0.75 / fair) * (x - fair)), axis=0).max(axis=0)
-            won = impossible | (wealth >= -np.log(delta))
+            won = _log_wealth(x, bet, m, n_total).max(axis=0) >= -np.log(delta)
             refuted, open_ = np.where(won, m, refuted), np.where(won, open_, m)
         return _original(refuted, self.value_range)
+
+    def log_wealth(self, blocks: Blocks, mean: Bounds, *, delta: float, n_total: int | None = None) -> Blocks:
+        """Return, after each block, the logarithm of an e-value against "the mean of the stream is `mean` or less".
+
+        If that is true, the e-values of a stream are at most a nonnegative martingale that starts at 1, and so is any
+        average of the e-values of several streams, however they depend on each other: it ever reaches 1 / delta with
+        probability at most delta (Ville's inequality).
+
+        Args:
+            blocks: every block seen so far, in the order of the visit.
+            mean: to be refuted, of each stream.
+            delta: level at which the gambler aims; it changes how fast the wealth grows, never whether it is fair.
+            n_total: length of the list whose mean is in question, which is not seen to its end yet.
+
+        Source:
+            Vovk and Wang 2021, proposition 3.1 (arXiv:1912.06116), for averages of e-values.
+        """
+        x = _unit(blocks, self.value_range)
+        low, high = self.value_range
+        return _log_wealth(x, _plug_in(x, delta)[1], (mean - low) / (high - low), n_total)
+
+
+def _log_wealth(x: Blocks, bet: Blocks, m: Bounds, n_total: int | None) -> Blocks:
+    """Return the log wealth after each block of a gambler who bets that blocks in [0, 1] are above their fair price."""
+    before, unseen = _remaining(x, n_total)
+    fair = np.broadcast_to(m, x.shape) if n_total is None else (n_total * m - before) / unseen
+    impossible = np.logical_or.accumulate(fair < 0, axis=0)  # the blocks seen add up to more than n_total m already
+    fair = fair.clip(1e-12)
+    return np.where(impossible, np.inf, np.cumsum(np.log1p(np.minimum(bet, 0.75 / fair) * (x - fair)), axis=0))
 
 
 def _moments(blocks: Blocks) -> tuple[Bounds, Bounds, Bounds]:
