@@ -1,0 +1,23 @@
+"""How safe an answer is: certificates that no small change of the image alters it."""
+
+from diffclass.robust.certificate import Certificate, largest_radius, probability_for, radius_of
+from diffclass.robust.copies import NOISED, CopyClassifier, NoisedLikelihood, NoisedRaces, copy_classifier
+from diffclass.robust.smoothing import Certification, Smoothing, certify
+from diffclass.robust.votes import NO_LABEL, Votes
+
+__all__ = [
+    "NOISED",
+    "NO_LABEL",
+    "Certificate",
+    "Certification",
+    "CopyClassifier",
+    "NoisedLikelihood",
+    "NoisedRaces",
+    "Smoothing",
+    "Votes",
+    "certify",
+    "copy_classifier",
+    "largest_radius",
+    "probability_for",
+    "radius_of",
+]
