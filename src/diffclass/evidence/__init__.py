@@ -5,6 +5,7 @@ from diffclass.evidence.engine import Engine, Finished
 from diffclass.evidence.evidence import Evidence, PairedDifference
 from diffclass.evidence.matrix import ErrorMatrices
 from diffclass.evidence.objective import (
+    EDMOfficialWeight,
     EDMWeight,
     LikelihoodWeight,
     LogNormal,
@@ -24,6 +25,7 @@ from diffclass.evidence.target import Clean, NoisedApproximate, NoisedExact, Tar
 __all__ = [
     "Clean",
     "Draws",
+    "EDMOfficialWeight",
     "EDMWeight",
     "Engine",
     "ErrorMatrices",

@@ -1,7 +1,14 @@
 """How safe an answer is: certificates that no small change of the image alters it."""
 
 from diffclass.robust.certificate import Certificate, largest_radius, probability_for, radius_of
-from diffclass.robust.copies import NOISED, CopyClassifier, NoisedLikelihood, NoisedRaces, copy_classifier
+from diffclass.robust.copies import (
+    NOISED,
+    CopyClassifier,
+    NoisedLikelihood,
+    NoisedRaces,
+    copy_classifier,
+    natural_noised,
+)
 from diffclass.robust.smoothing import Certification, Smoothing, certify
 from diffclass.robust.votes import NO_LABEL, Votes
 
@@ -18,6 +25,7 @@ __all__ = [
     "certify",
     "copy_classifier",
     "largest_radius",
+    "natural_noised",
     "probability_for",
     "radius_of",
 ]

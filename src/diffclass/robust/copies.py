@@ -16,7 +16,7 @@ from diffclass.evidence import NoisedApproximate, NoisedExact, Race, Target
 from diffclass.robust.votes import NO_LABEL
 from diffclass.types import Images
 
-__all__ = ["NOISED", "CopyClassifier", "NoisedLikelihood", "NoisedRaces", "copy_classifier"]
+__all__ = ["NOISED", "CopyClassifier", "NoisedLikelihood", "NoisedRaces", "copy_classifier", "natural_noised"]
 
 NOISED = ("epndc", "apndc", "exact")
 _TARGETS = {"epndc": NoisedExact, "apndc": NoisedApproximate}
@@ -102,6 +102,11 @@ class NoisedLikelihood(CopyClassifier):
         return joint.argmax(axis=1), joint.size
 
 
+def natural_noised(denoiser: Denoiser) -> str:
+    """Return "exact" where the density of a noisy image is known, else "apndc"."""
+    return "exact" if isinstance(denoiser, ExactDenoiser) else "apndc"
+
+
 def copy_classifier(classifier: DiffusionClassifier, *, sigma: float, noised: str | None = None) -> CopyClassifier:
     """Turn a classifier of clean images into one of images under noise.
 
@@ -112,14 +117,14 @@ def copy_classifier(classifier: DiffusionClassifier, *, sigma: float, noised: st
         classifier: its target is replaced.
         sigma: [image units] std of the noise.
         noised: "epndc" (exact posterior), "apndc" (one denoising step first) or "exact" (the density itself, which
-            mixtures have); None: "exact" where the model has it, else "apndc".
+            mixtures have); None: `natural_noised`.
 
     Raises:
         RangeError: the noise is outside what the model was trained on.
         InputError: the model has no such classifier.
     """
     denoiser = classifier.denoiser
-    noised = noised or ("exact" if isinstance(denoiser, ExactDenoiser) else "apndc")
+    noised = noised or natural_noised(denoiser)
     if noised not in NOISED:
         raise InputError(f"The 'noised' parameter of certify must be one of {', '.join(NOISED)}. Got {noised!r}.")
     tau = _check_sigma(denoiser, sigma)
