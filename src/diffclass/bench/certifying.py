@@ -84,12 +84,7 @@ def certify_items(
         RangeError: a sigma or a setting cannot be used with the model.
         ResultError: `out` holds another run, or cannot be written; it keeps what was finished.
     """
-    if not sigmas or len(set(sigmas)) < len(sigmas):
-        raise InputError(
-            f"The 'sigma' of certify must be given at least once, and each value once. Got {list(sigmas)}."
-        )
-    if unknown := [name for name in names if name not in classifier.classes_]:
-        raise ConditionError(f"The classes of the images must be among the classifier's. Got {unknown[0]!r}.")
+    _check(sigmas, names, classifier.classes_)
     noised = noised or natural_noised(classifier.denoiser)
     copies = [copy_classifier(classifier, sigma=sigma, noised=noised) for sigma in sigmas]
     for sigma in sigmas:
@@ -121,6 +116,16 @@ def certify_items(
         if out is not None:
             write_json_atomic(out / "summary.json", certified.summary())
     return certified
+
+
+def _check(sigmas: Sequence[float], names: Sequence[str], classes: Sequence[str]) -> None:
+    """Refuse what no certificate can be made for."""
+    if not sigmas or len(set(sigmas)) < len(sigmas):
+        raise InputError(
+            f"The 'sigma' of certify must be given at least once, and each value once. Got {list(sigmas)}."
+        )
+    if unknown := [name for name in names if name not in classes]:
+        raise ConditionError(f"The classes of the images must be among the classifier's. Got {unknown[0]!r}.")
 
 
 @final

@@ -9,6 +9,14 @@ from diffclass.robust.copies import (
     copy_classifier,
     natural_noised,
 )
+from diffclass.robust.lipschitz import (
+    Clipped,
+    LipschitzBound,
+    LipschitzCertificate,
+    lipschitz_bound,
+    lipschitz_certificate,
+    log_odds_gradients,
+)
 from diffclass.robust.smoothing import Certification, Smoothing, certify
 from diffclass.robust.votes import NO_LABEL, Votes
 
@@ -17,7 +25,10 @@ __all__ = [
     "NO_LABEL",
     "Certificate",
     "Certification",
+    "Clipped",
     "CopyClassifier",
+    "LipschitzBound",
+    "LipschitzCertificate",
     "NoisedLikelihood",
     "NoisedRaces",
     "Smoothing",
@@ -25,6 +36,9 @@ __all__ = [
     "certify",
     "copy_classifier",
     "largest_radius",
+    "lipschitz_bound",
+    "lipschitz_certificate",
+    "log_odds_gradients",
     "natural_noised",
     "probability_for",
     "radius_of",
