@@ -93,7 +93,7 @@ def test_a_wanted_radius_stops_early(model: Path, terminal: None) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("noised", ["epndc", "apndc", "exact"])
+@pytest.mark.parametrize("noised", ["epndc", "apndc", "apndc-class", "exact"])
 def test_copies_can_be_raced(model: Path, tmp_path: Path, noised: str, terminal: None) -> None:
     picture = save_picture(tmp_path / "0.png", mode="RGB", size=(20, 16))
     options = ("--n", 12, "--n0", 4, "--alpha", 0.1, "--sigma", 0.3, "--race", "exhaustive", "--draws", 8)

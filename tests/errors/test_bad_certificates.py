@@ -110,12 +110,12 @@ TABLE: dict[str, tuple[Callable[[], object], type[DiffclassError], str]] = {
         lambda: copy_classifier(network(), sigma=0.25),
         InputError,
         "The 'noised' parameter 'apndc' denoises without a class first, and this model was not trained to. "
-        "Try 'epndc'.",
+        "Try 'apndc-class'.",
     ),
     "unknown kind": (
         call(noised="best"),
         InputError,
-        "The 'noised' parameter of certify must be one of epndc, apndc, exact. Got 'best'.",
+        "The 'noised' parameter of certify must be one of epndc, apndc, apndc-class, exact. Got 'best'.",
     ),
     "copies of another sigma": (
         lambda: certify(copy_classifier(gaussians(), sigma=0.5), IMAGE, sigma=0.25),

@@ -105,14 +105,14 @@ def test_o4_sequential_and_fixed_certificates_never_contradict() -> None:
 
 
 def test_races_on_noisy_copies_agree_with_the_exact_classifier() -> None:
-    """EPNDC and APNDC estimate what the exact likelihood decides; far from the plane they cannot differ."""
+    """Noised classifiers estimate what the exact likelihood decides; far from the plane they cannot differ."""
     x = image(0.6)
     noise = smoothing(0, 1, range(64), SHAPE)
     noisy = x + SIGMA * noise
     far = ((noisy - 0.5).flatten(1).sum(dim=1).abs() / np.sqrt(12) > 0.35).numpy()
     assert far.sum() > 30
     exact, _ = copy_classifier(gaussians(), sigma=SIGMA, noised="exact").labels(noisy)
-    for noised in ("epndc", "apndc"):
+    for noised in ("epndc", "apndc", "apndc-class"):
         classifier = replace(gaussians(), race=Exhaustive(n_draws=256, block=4))
         found, spent = copy_classifier(classifier, sigma=SIGMA, noised=noised).labels(noisy)
         assert np.array_equal(found[far], exact[far])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
 
 from diffclass.decide import DiffusionClassifier, Exhaustive
 from diffclass.denoisers import Space
@@ -12,6 +13,7 @@ from diffclass.evidence import (
     EDMWeight,
     Engine,
     NoisedApproximate,
+    NoisedConditional,
     NoisedExact,
     Objective,
     PairedDifference,
@@ -58,6 +60,40 @@ def test_apndc_is_the_clean_integral_at_the_denoised_image() -> None:
     difference = measure(NoisedApproximate(TAU))
     assert abs(difference.mean - exact) < 4 * difference.se
     assert difference.se < 0.1 * abs(exact)
+
+
+def test_the_conditional_variant_is_its_closed_form() -> None:
+    """E |D(y; sigma, c) - D(x_tau; tau, c)|^2 differs between classes by |x - mean|^2 of a known factor."""
+    gaps = (noisy().double().flatten() - gaussians().means).square().sum(dim=1)
+
+    def integrand(log_sigma: float) -> float:
+        shrink = 1 / (STD**2 + np.exp(2 * log_sigma)) - 1 / (STD**2 + TAU**2)
+        return float(np.exp(-2 * log_sigma) * STD**4 * shrink**2)
+
+    exact = float(gaps[1] - gaps[0]) * quad(integrand, np.log(TAU), np.log(HIGH))[0]
+    difference = measure(NoisedConditional(TAU))
+    assert abs(difference.mean - exact) < 4 * difference.se
+    assert difference.se < 0.1 * abs(exact)
+
+
+@pytest.mark.parametrize("batch_size", [7, 500])
+def test_class_targets_follow_their_class_through_batches(batch_size: int) -> None:
+    model, images = gaussians(), torch.rand((5, *SHAPE), generator=torch.Generator().manual_seed(3))
+    engine = Engine(
+        denoiser=model, conditions=model.condition_on(("1", "0")), classes=("1", "0"), objective=Objective(),
+        race=Exhaustive(n_draws=8), target=NoisedConditional(TAU), batch_size=batch_size,
+    )  # fmt: skip
+    for finished in engine.run(enumerate(images)):
+        evidence, x = finished.evidence, images[finished.index][None]
+        sigma = torch.from_numpy(evidence.draws.sigmas).float()
+        added = (sigma**2 - TAU**2).sqrt().reshape(-1, 1, 1, 1)
+        higher = x + added * evidence.draws.epsilon(range(8), SHAPE)
+        for column, name in enumerate(("1", "0")):
+            conditions = model.condition_on([name])
+            target = model(x, torch.tensor([TAU]), conditions)
+            denoised = model(higher, sigma, conditions[torch.zeros(8, dtype=torch.int64)])
+            errors = (denoised - target).square().flatten(1).sum(dim=1)
+            np.testing.assert_allclose(evidence.errors[:, column], errors.numpy(), rtol=1e-4, atol=1e-6)
 
 
 def test_epndc_varies_more_than_apndc() -> None:

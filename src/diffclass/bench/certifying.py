@@ -72,7 +72,7 @@ def certify_items(
         items: with ids that differ.
         sigmas: [image units] of the smoothing noise, each once.
         settings: how many copies, and when to stop.
-        noised: "epndc", "apndc" or "exact"; None chooses (`copy_classifier`).
+        noised: "epndc", "apndc", "apndc-class" or "exact"; None chooses (`copy_classifier`).
         names: of the classes that the items' labels count.
         about: what else the run depends on, for its configuration.
         out: folder of results.jsonl, run.json, cohen-*.tsv, summary.json; nothing is kept if None.

@@ -36,9 +36,9 @@ Examples:
 @click.option("--radius", type=float, help="Stop as soon as this radius is proved or out of reach.")
 @click.option(
     "--noised",
-    type=click.Choice(["epndc", "apndc", "exact"]),
-    help="How copies are classified: exact posterior, denoised once first, or by the density itself, which mixtures "
-    "have. [default: exact for mixtures, else apndc]",
+    type=click.Choice(["epndc", "apndc", "apndc-class", "exact"]),
+    help="How copies are classified: exact posterior, denoised once first (apndc-class: told the class), or by the "
+    "density itself, which mixtures have. [default: exact for mixtures, else apndc]",
 )
 @click.option(
     "--weight",

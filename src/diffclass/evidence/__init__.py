@@ -20,7 +20,7 @@ from diffclass.evidence.objective import (
     as_table,
 )
 from diffclass.evidence.race import Race
-from diffclass.evidence.target import Clean, NoisedApproximate, NoisedExact, Target
+from diffclass.evidence.target import Clean, NoisedApproximate, NoisedConditional, NoisedExact, Target
 
 __all__ = [
     "Clean",
@@ -35,6 +35,7 @@ __all__ = [
     "LogNormal",
     "LogUniform",
     "NoisedApproximate",
+    "NoisedConditional",
     "NoisedExact",
     "Objective",
     "PairedDifference",

@@ -12,14 +12,14 @@ from diffclass.decide import DiffusionClassifier, PairedRace
 from diffclass.denoisers import Denoiser
 from diffclass.denoisers.analytic import ExactDenoiser
 from diffclass.errors import InputError, RangeError
-from diffclass.evidence import NoisedApproximate, NoisedExact, Race, Target
+from diffclass.evidence import NoisedApproximate, NoisedConditional, NoisedExact, Race, Target
 from diffclass.robust.votes import NO_LABEL
 from diffclass.types import Images
 
 __all__ = ["NOISED", "CopyClassifier", "NoisedLikelihood", "NoisedRaces", "copy_classifier", "natural_noised"]
 
-NOISED = ("epndc", "apndc", "exact")
-_TARGETS = {"epndc": NoisedExact, "apndc": NoisedApproximate}
+NOISED = ("epndc", "apndc", "apndc-class", "exact")
+_TARGETS = {"epndc": NoisedExact, "apndc": NoisedApproximate, "apndc-class": NoisedConditional}
 
 
 class CopyClassifier(ABC):
@@ -116,8 +116,8 @@ def copy_classifier(classifier: DiffusionClassifier, *, sigma: float, noised: st
     Args:
         classifier: its target is replaced.
         sigma: [image units] std of the noise.
-        noised: "epndc" (exact posterior), "apndc" (one denoising step first) or "exact" (the density itself, which
-            mixtures have); None: `natural_noised`.
+        noised: "epndc" (exact posterior), "apndc" (one denoising step first), "apndc-class" (that step is told the
+            class) or "exact" (the density itself, which mixtures have); None: `natural_noised`.
 
     Raises:
         RangeError: the noise is outside what the model was trained on.
@@ -147,7 +147,7 @@ def copy_classifier(classifier: DiffusionClassifier, *, sigma: float, noised: st
     if noised == "apndc" and denoiser.condition_on(classifier.classes_).null is None:
         raise InputError(
             "The 'noised' parameter 'apndc' denoises without a class first, and this model was not trained to. "
-            "Try 'epndc'."
+            "Try 'apndc-class'."
         )
     return NoisedRaces(changed, sigma=sigma)
 

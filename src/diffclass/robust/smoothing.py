@@ -207,7 +207,7 @@ def certify(
         classifier: of clean images, or a copy classifier of this sigma.
         image: in [0, 1].
         sigma: [image units] std of the smoothing noise.
-        noised: "epndc", "apndc" or "exact"; None chooses (`copy_classifier`).
+        noised: "epndc", "apndc", "apndc-class" or "exact"; None chooses (`copy_classifier`).
         n0: copies that choose the label. They are never reused for the bound. None is 100, or 20 with a radius.
         n: copies, at most, that bound its probability.
         alpha: chance that the statement is false.
