@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     )
     from diffclass.denoisers import Space, check_denoiser, fit_mixture, list_models, load
     from diffclass.evidence import Objective
+    from diffclass.robust import Certificate, certify
 
 __all__ = [
+    "Certificate",
     "Decision",
     "DiffusionClassifier",
     "Exhaustive",
@@ -34,6 +36,7 @@ __all__ = [
     "Space",
     "SuccessiveHalving",
     "__version__",
+    "certify",
     "check_denoiser",
     "errors",
     "fit_mixture",
@@ -58,6 +61,7 @@ _HOMES = {
     ),
     "diffclass.denoisers": ("Space", "check_denoiser", "fit_mixture", "list_models", "load"),
     "diffclass.evidence": ("Objective",),
+    "diffclass.robust": ("Certificate", "certify"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

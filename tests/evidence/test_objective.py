@@ -66,7 +66,7 @@ def test_settings() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"weight": "elbo"}, "The weight must be one of likelihood, edm, ddpm, simple. Got 'elbo'."),
+        ({"weight": "elbo"}, "The weight must be one of likelihood, edm, edm_official, ddpm, simple. Got 'elbo'."),
         ({"proposal": "flat"}, "The proposal must be one of log-uniform, log-normal. Got 'flat'."),
         ({"distance": "l3"}, "The distance must be one of l2, l1, huber. Got 'l3'."),
     ],

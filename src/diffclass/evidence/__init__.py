@@ -5,6 +5,7 @@ from diffclass.evidence.engine import Engine, Finished
 from diffclass.evidence.evidence import Evidence, PairedDifference
 from diffclass.evidence.matrix import ErrorMatrices
 from diffclass.evidence.objective import (
+    EDMOfficialWeight,
     EDMWeight,
     LikelihoodWeight,
     LogNormal,
@@ -19,11 +20,12 @@ from diffclass.evidence.objective import (
     as_table,
 )
 from diffclass.evidence.race import Race
-from diffclass.evidence.target import Clean, NoisedApproximate, NoisedExact, Target
+from diffclass.evidence.target import Clean, NoisedApproximate, NoisedConditional, NoisedExact, Target
 
 __all__ = [
     "Clean",
     "Draws",
+    "EDMOfficialWeight",
     "EDMWeight",
     "Engine",
     "ErrorMatrices",
@@ -33,6 +35,7 @@ __all__ = [
     "LogNormal",
     "LogUniform",
     "NoisedApproximate",
+    "NoisedConditional",
     "NoisedExact",
     "Objective",
     "PairedDifference",

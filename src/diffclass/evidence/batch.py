@@ -25,12 +25,13 @@ class Contest:
         x: the encoded image, on the model's device.
         draws: of the image.
         n_classes: classes that start.
+        targets: what the denoiser should return for each class, where that differs from class to class.
     """
 
-    __slots__ = ("alive", "asked", "draws", "errors", "index", "looks", "pending", "x")
+    __slots__ = ("alive", "asked", "draws", "errors", "index", "looks", "pending", "targets", "x")
 
-    def __init__(self, index: int, x: Tensor, draws: Draws, n_classes: int) -> None:
-        self.index, self.x, self.draws = index, x, draws
+    def __init__(self, index: int, x: Tensor, draws: Draws, n_classes: int, targets: Tensor | None = None) -> None:
+        self.index, self.x, self.draws, self.targets = index, x, draws, targets
         self.errors = np.full((len(draws), n_classes), np.nan, dtype=np.float32)
         self.alive: Survivors = np.ones(n_classes, dtype=bool)
         self.looks = np.zeros(n_classes, dtype=np.int64)

@@ -151,7 +151,8 @@ class Engine:
         )
         x = self.denoiser.encode(send(image[None], self.denoiser.device))
         x = self.target.prepare(x, lambda y, sigma: self.denoiser(y, sigma, self.conditions.without_class(len(y))))
-        return Contest(index, x, draws, len(self.classes))
+        targets = self.target.class_targets(x, len(self.classes), lambda y, s: self.denoiser(y, s, self.conditions))
+        return Contest(index, x, draws, len(self.classes), targets)
 
     def _ask(self, contest: Contest, queue: Queue) -> None:
         """Queue the cells up to the race's next look."""
@@ -172,10 +173,12 @@ class Engine:
         filled = np.minimum(np.arange(self.batch_size), last)  # the last cell again, to the fixed shape
         rows, classes = send(torch.from_numpy(np.stack([cells.pairs, cells.classes])[:, filled]), device)
         sigmas = send(torch.from_numpy(sigma), device)
-        x = x[send(torch.from_numpy(owners), device)]
-        noisy, target = self.target(x, sigmas, send(epsilon, device))
+        owner = send(torch.from_numpy(owners), device)
+        noisy, target = self.target(x[owner], sigmas, send(epsilon, device))
         denoised = self._denoise(noisy, sigmas, self.conditions[classes], rows)
-        return Flight(cells, _distance(denoised, target[rows], self.objective.distance)[: len(cells)])
+        of_classes = [contest.targets for contest in cells.contests if contest.targets is not None]
+        wanted = torch.stack(of_classes)[owner[rows], classes] if of_classes else target[rows]
+        return Flight(cells, _distance(denoised, wanted, self.objective.distance)[: len(cells)])
 
     def _denoise(self, noisy: Tensor, sigmas: Tensor, conditions: Conditions, rows: Tensor) -> Tensor:
         """Denoise the cells of pairs; what all classes of a pair share is done once, if the model knows how."""

@@ -17,6 +17,7 @@ from diffclass.errors import InputError, RangeError
 
 __all__ = [
     "DISTANCES",
+    "EDMOfficialWeight",
     "EDMWeight",
     "LikelihoodWeight",
     "LogNormal",
@@ -92,6 +93,32 @@ class EDMWeight(Weight):
         """Return (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 N(ln sigma; p_mean, p_std^2)."""
         scale = (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
         return scale * norm.pdf(np.log(sigma), self.p_mean, self.p_std)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class EDMOfficialWeight(Weight):
+    """The EDM weight as the code of Chen et al. computes it, to compare with their figures and for nothing else.
+
+    The code writes the exponent of the log-normal density as -(ln sigma - p_mean)^2 / 2 * p_std**2, which multiplies by
+    the variance where the paper divides by it: small noise counts less, and the density integrates to p_std^-2.
+
+    Args:
+        sigma_data: [model units] standard deviation of the data.
+        p_mean: mean of log(sigma).
+        p_std: what the paper calls the standard deviation of log(sigma).
+
+    Source:
+        The code published with Chen et al. 2024 (arXiv:2402.02316), file EDMDC.py.
+    """
+
+    sigma_data: float = 0.5
+    p_mean: float = -1.2
+    p_std: float = 1.2
+
+    def __call__(self, sigma: Values) -> Values:
+        """Return the EDM weight of a density whose standard deviation is 1 / p_std, over p_std^2."""
+        return EDMWeight(self.sigma_data, self.p_mean, 1 / self.p_std)(sigma) / self.p_std**2
 
 
 @final
@@ -325,6 +352,9 @@ def _weight(settings: Mapping[str, Any], sigma_data: float) -> Weight:
     weights = {
         "likelihood": LikelihoodWeight(),
         "edm": EDMWeight(sigma_data, settings.get("weight_mean", -1.2), settings.get("weight_std", 1.2)),
+        "edm_official": EDMOfficialWeight(
+            sigma_data, settings.get("weight_mean", -1.2), settings.get("weight_std", 1.2)
+        ),
         "ddpm": UniformTimeWeight(),
         "simple": SimpleWeight(),
     }

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from diffclass.types import Latents, Sigmas
 
-__all__ = ["Clean", "NoisedApproximate", "NoisedExact", "Target"]
+__all__ = ["Clean", "NoisedApproximate", "NoisedConditional", "NoisedExact", "Target"]
+
+
+ClassTargets = Float[Tensor, "class _ _ _"]  # [model units]
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:
@@ -18,7 +22,7 @@ def _column(values: Tensor, like: Tensor) -> Tensor:
 
 
 class Target(ABC):
-    """(x, sigma, epsilon) -> (noisy, target): one error, three classifiers.
+    """(x, sigma, epsilon) -> (noisy, target): one error, several classifiers.
 
     `tau` [model units] is the standard deviation of the Gaussian noise already in the input; noise levels start above.
     """
@@ -33,6 +37,12 @@ class Target(ABC):
     def prepare(self, x: Latents, denoise: Callable[[Latents, Sigmas], Latents]) -> Latents:
         """Turn the inputs, once, into what draws start from; `denoise` is the model without a class."""
         return x
+
+    def class_targets(
+        self, x: Latents, n_classes: int, denoise: Callable[[Latents, Sigmas], Latents]
+    ) -> ClassTargets | None:
+        """Return one target a class, once, if classes differ in it; `denoise` is told a class a row, in their order."""
+        return None
 
     @abstractmethod
     def __call__(self, x: Latents, sigma: Sigmas, epsilon: Latents) -> tuple[Latents, Latents]:
@@ -104,3 +114,32 @@ class NoisedApproximate(Target):
     def __call__(self, x: Latents, sigma: Sigmas, epsilon: Latents) -> tuple[Latents, Latents]:
         """Return D(x_tau) + sigma epsilon, and D(x_tau)."""
         return x + _column(sigma, x) * epsilon, x
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NoisedConditional(Target):
+    """APNDC whose first step is told the class: every class has a denoised image of its own to return.
+
+    All classes of a draw see the same noisy image, x_tau and more noise, so that they stay paired; what differs is the
+    target, D(x_tau; tau, class). No condition without a class is needed.
+
+    Args:
+        tau: [model units] noise already in the input.
+
+    Source:
+        The code published with Chen et al. 2024 (arXiv:2402.02316), class CorrectAPNDCCondY.
+    """
+
+    tau: float
+
+    def class_targets(
+        self, x: Latents, n_classes: int, denoise: Callable[[Latents, Sigmas], Latents]
+    ) -> ClassTargets | None:
+        """Return D(x_tau; tau, class) for each class."""
+        same = x.expand(n_classes, *x.shape[1:])
+        return denoise(same, torch.full((n_classes,), self.tau, device=x.device))
+
+    def __call__(self, x: Latents, sigma: Sigmas, epsilon: Latents) -> tuple[Latents, Latents]:
+        """Return x_tau + sqrt(sigma^2 - tau^2) epsilon, and x_tau, in whose place classes have targets."""
+        return x + (_column(sigma, x) ** 2 - self.tau**2).clamp(min=0).sqrt() * epsilon, x

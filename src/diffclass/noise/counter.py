@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["epsilon", "epsilons", "image_key", "placement"]
+__all__ = ["epsilon", "epsilons", "image_key", "placement", "smoothing"]
 
-_EPSILON, _UNIFORM = 0, 1  # separate streams of one key
+_EPSILON, _UNIFORM, _SMOOTHING = 0, 1, 2  # separate streams of one key
 
 
 def image_key(image: Tensor) -> int:
@@ -33,7 +33,14 @@ def epsilon(seed: int, key: int, draws: Sequence[int], shape: tuple[int, ...]) -
     return epsilons(seed, [key] * len(draws), draws, shape)
 
 
-def epsilons(seed: int, keys: Sequence[int], draws: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+def smoothing(seed: int, key: int, copies: range, shape: tuple[int, ...]) -> Tensor:
+    """Return the unit Gaussian noise of some noisy copies of one image, a stream apart from that of its draws."""
+    return epsilons(seed, [key] * len(copies), copies, shape, stream=_SMOOTHING)
+
+
+def epsilons(
+    seed: int, keys: Sequence[int], draws: Sequence[int], shape: tuple[int, ...], *, stream: int = _EPSILON
+) -> Tensor:
     """Return the unit Gaussian noise of draws of several images, float32 of shape [len(draws), *shape].
 
     It is made on the host whatever the device: the Gaussians are numpy's, by the ziggurat method, which rejects some
@@ -45,13 +52,14 @@ def epsilons(seed: int, keys: Sequence[int], draws: Sequence[int], shape: tuple[
         keys: of the image of each row.
         draws: of each row, within its image.
         shape: of a row.
+        stream: which of the separate streams of a key.
     """
     noise = np.empty((len(draws), *shape), dtype=np.float32)
     philox = np.random.Philox(key=0)
     gaussian = np.random.Generator(philox).standard_normal
     state = philox.state  # nothing buffered; a new generator for every row would seed itself from the system first
     counter, words = state["state"]["counter"], state["state"]["key"]
-    words[0], counter[2] = seed % 2**64, _EPSILON
+    words[0], counter[2] = seed % 2**64, stream
     for row, key, draw in zip(noise, keys, draws, strict=True):
         words[1], counter[1] = key % 2**64, draw
         philox.state = state

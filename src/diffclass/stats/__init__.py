@@ -1,5 +1,6 @@
 """Intervals, metrics and confidence sequences: arrays in, floats with their uncertainty out."""
 
+from diffclass.stats.binomial import LookPlan, lower_bound, upper_bound
 from diffclass.stats.interval import Estimate, bootstrap, clopper_pearson, mean_interval, wilson
 from diffclass.stats.metric import ABSTAINED, accuracy, auc, balanced_accuracy, ece, nll, top
 from diffclass.stats.sequence import AsymptoticSequence, Betting, EmpiricalBernstein, Sequence, StudentLooks
@@ -10,6 +11,7 @@ __all__ = [
     "Betting",
     "EmpiricalBernstein",
     "Estimate",
+    "LookPlan",
     "Sequence",
     "StudentLooks",
     "accuracy",
@@ -18,8 +20,10 @@ __all__ = [
     "bootstrap",
     "clopper_pearson",
     "ece",
+    "lower_bound",
     "mean_interval",
     "nll",
     "top",
+    "upper_bound",
     "wilson",
 ]
