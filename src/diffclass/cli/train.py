@@ -24,9 +24,9 @@ __all__ = ["train"]
 def train(
     recipe: str, data: str | None, device: str, threads: int | None, out: Path, as_json: bool, quiet: bool
 ) -> None:
-    """Train a network from scratch by RECIPE: digits, mnist, pneumonia, cifar10, cifar10-gpu, or a TOML file of yours.
+    """Train a network from scratch by RECIPE: one of those that come along, or a TOML file of yours.
 
-    digits needs no other data and takes a minute; the others need --data, and minutes to hours.
+    RECIPE is digits, mnist, pneumonia, cifar10, cifar10-gpu, cifar10-late, or a file. digits needs no other data and takes a minute; the others need --data, and minutes to hours.
 
     Run the same command again to go on after an interruption. The trained model is OUT/model.
     """
