@@ -10,7 +10,7 @@ import pytest
 
 from diffclass.bench import calibrating
 from diffclass.bench.calibrating import Calibration, calibrate
-from diffclass.bench.recalibrated import write_calibrated
+from diffclass.bench.model_card import write_calibrated
 from diffclass.decide import DiffusionClassifier, Exhaustive, MajorityVote, PairedRace
 from diffclass.decide.measure import measure
 from diffclass.decide.replay import replay

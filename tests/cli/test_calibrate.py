@@ -10,6 +10,8 @@ from click.testing import CliRunner, Result
 from diffclass.bench import fitting
 from diffclass.cli import main, render
 from diffclass.decide import DiffusionClassifier
+from diffclass.train.recipe import Recipe, load_recipe
+from diffclass.train.run import held_out
 from tiny_mixture import save_mixture
 
 MEASURE = ("digits", "--split", "test", "--limit", 200, "--delta", 0.1)
@@ -65,10 +67,30 @@ def test_a_directory_of_ones_own_can_be_changed_in_place(home: Path, tmp_path: P
 
 
 def test_a_bundled_model_stays_as_it_is(tmp_path: Path) -> None:
-    result = call("calibrate", "digits", "digits", "--split", "test", "--out", tmp_path, "--in-place", code=2)
-    assert result.stderr.endswith(
-        "Error: Invalid value for '--in-place': only a directory of your own can be changed in place.\n"
-    )
+    for verb, option in (
+        (("calibrate", "digits", "digits", "--out", tmp_path, "--split", "test"), "--in-place"),
+        (("evaluate", "digits", "--model", "digits", "--split", "test"), "--card"),
+    ):
+        result = call(*verb, option, code=2)
+        assert result.stderr.endswith(
+            f"Error: Invalid value for '{option}': only a directory of your own can be changed.\n"
+        )
+
+
+def test_what_is_measured_goes_on_the_card(tmp_path: Path) -> None:
+    own = save_mixture(tmp_path / "own")
+    before = (own / "README.md").read_text().partition("## Measured")[0]
+    for limit in (40, 30):  # the second time in place of the first
+        call("evaluate", "digits", "--split", "test", "--limit", limit, "--model", own, "--card")
+        figures = json.loads((own / "diffclass.json").read_text())["figures"]["test"]
+        assert figures["accuracy"]["n"] == limit
+        card = (own / "README.md").read_text()
+        row = f"| test | accuracy | {figures['accuracy']['value']:.4g} | "
+        assert card.startswith(before.rstrip())
+        assert card.count(row) == card.count("| test | accuracy |") == card.count("## Measured") == 1
+    assert DiffusionClassifier.from_pretrained(own).denoiser.classes
+    result = call("evaluate", "digits", "--model", own, "--card", "--draws", 8, code=2)
+    assert "a card shows the model's own race and aggregate." in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -78,6 +100,8 @@ def test_a_bundled_model_stays_as_it_is(tmp_path: Path) -> None:
         (["{m}", "digits"], 2, "Error: The data set 'digits' has several splits. Choose one of: "),
         (["{m}", "digits", "--split", "test", "--draws", "10"], 2, "Error: The number of draws of calibrate must be "),
         (["{m}", "digits", "--split", "test", "--delta", "0"], 2, "Error: The 'delta' parameter of "),
+        (["{m}", "digits", "--held-out"], 2, "Error: Invalid value for '--held-out': '"),
+        (["{m}", "digits", "--held-out", "--split", "test"], 2, "choose --held-out or --split, not both."),
         (["{m}", "digits", "--split", "test", "--limit", "9"], 2, "Error: Invalid value for '--limit': 9 is not in "),
     ],
 )
@@ -86,6 +110,20 @@ def test_one_sentence_for_what_is_refused(
 ) -> None:
     filled = [argument.format(m=home / "tiny") for argument in arguments]
     assert sentence in call("calibrate", *filled, "--out", tmp_path, code=code).stderr
+
+
+def test_the_images_that_training_held_out(tmp_path: Path) -> None:
+    own = save_mixture(tmp_path / "own")
+    recipe, metadata = load_recipe("digits"), json.loads((own / "diffclass.json").read_text())
+    metadata["training"] = {"recipe": recipe.as_dict()}
+    (own / "diffclass.json").write_text(json.dumps(metadata))
+    quick = ("digits", "--held-out", "--limit", 40, "--draws", 8, "--delta", 0.3)
+    call("calibrate", own, *quick, "--out", tmp_path / "out")
+    halves = json.loads((tmp_path / "out" / "run.json").read_text())["config"]["halves"]
+    kept = held_out(recipe).sample(40, seed=0)
+    half = kept.sample(20, seed=0)
+    assert halves[0]["fingerprint"] == half.fingerprint
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
 
 
 def test_fit_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

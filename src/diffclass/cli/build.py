@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from diffclass.decide.classifier import DiffusionClassifier
     from diffclass.evidence.race import Race
 
-__all__ = ["at_speed", "build_classifier", "build_race", "use_threads"]
+__all__ = ["at_speed", "build_classifier", "build_race", "own_directory", "use_threads"]
 
 _MUCH_ON_A_CPU = 2_000_000  # images x draws x classes: about where compiling, once, is paid back by bundled networks
 _MUCH_ON_A_GPU = 50_000_000
@@ -133,3 +133,15 @@ def use_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def own_directory(model: str, option: str) -> Path:
+    """Return the directory of a model that an option is about to change; one that was named by its path."""
+    import click
+
+    from diffclass.denoisers.catalogue import read_card
+
+    path = read_card(model).path
+    if Path(model).resolve() != path.resolve():
+        raise click.BadParameter("only a directory of your own can be changed.", param_hint=f"'{option}'")
+    return path

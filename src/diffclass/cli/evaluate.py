@@ -25,11 +25,12 @@ Examples:
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many images, each class in its proportion.")
 @picture_options("refuse")
 @click.option("--save-errors", is_flag=True, help="Keep every error of every draw in OUT/errors.")
+@click.option("--card", is_flag=True, help="Put the figures on the card of MODEL, a directory of yours.")
 @out_option("Keep results.jsonl, summary.json and run.json here; the same command goes on from them.")
 @output_options
 def evaluate(
-    dataset: str, split: str | None, limit: int | None, save_errors: bool, out: Path | None, as_json: bool, quiet: bool,
-    resize: Any, convert: bool, **settings: Any,
+    dataset: str, split: str | None, limit: int | None, save_errors: bool, card: bool, out: Path | None, as_json: bool,
+    quiet: bool, resize: Any, convert: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Measure accuracy, calibration and cost on a labelled data set, each with its 95% interval.
 
@@ -37,10 +38,14 @@ def evaluate(
     (scikit-learn's). An abstention counts as wrong. Run the same command again to go on after an interruption.
     """
     from diffclass.bench import evaluate as measure
-    from diffclass.cli.build import at_speed, build_classifier
+    from diffclass.bench.model_card import write_measured
+    from diffclass.cli.build import at_speed, build_classifier, own_directory
     from diffclass.cli.render import evaluation_tables, fail_items, on_interrupt, progress, show, working
     from diffclass.data.datasets import open_dataset
 
+    target = own_directory(settings["model"], "--card") if card else None
+    if card and (settings["race"], settings["draws"], settings["vote"]) != ("paired", None, False):
+        raise click.BadParameter("a card shows the model's own race and aggregate.", param_hint="'--card'")
     speed = {name: settings.pop(name) for name in ("batch_size", "compile")}
     with working(f"loading {settings['model']}"):
         classifier = build_classifier(**settings)
@@ -55,5 +60,7 @@ def evaluate(
             classifier, part, out=out, limit=limit, progress=update, resize=resize, convert=convert,
             save_errors=save_errors,
         )  # fmt: skip
+    if target is not None:
+        write_measured(target, measured)
     show(evaluation_tables(measured), measured.summary(), as_json=as_json)
     fail_items(measured.failures, of=measured.n_images, n=measured.n_failed)

@@ -19,17 +19,23 @@ __all__ = ["train"]
 @click.option("--data", metavar="DATASET", help="The data set, in place of the one that the recipe names.")
 @click.option("--device", default="auto", show_default=True, help="auto takes a GPU where there is one.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: all cores]")
+@click.option(
+    "--test-images", type=click.IntRange(min=0),
+    help="Classify so many test images for the card, by seed; 0: none. [default: all of them]",
+)  # fmt: skip
 @out_option("Folder of the checkpoint and of the trained model.", required=True)
 @output_options
 def train(
-    recipe: str, data: str | None, device: str, threads: int | None, out: Path, as_json: bool, quiet: bool
-) -> None:
+    recipe: str, data: str | None, device: str, threads: int | None, test_images: int | None, out: Path, as_json: bool,
+    quiet: bool,
+) -> None:  # fmt: skip
     """Train a network from scratch by RECIPE: one of those that come along, or a TOML file of yours.
 
     RECIPE is digits, mnist, pneumonia, cifar10, cifar10-gpu, cifar10-late, or a file. digits needs no other data and
     takes a minute; the others need --data, and minutes to hours.
 
-    Run the same command again to go on after an interruption. The trained model is OUT/model.
+    Run the same command again to go on after an interruption. The trained model is OUT/model; `diffclass calibrate
+    OUT/model DATASET --held-out` makes it several times cheaper to ask.
     """
     from diffclass.cli.build import use_threads
     from diffclass.cli.render import estimates_table, note, on_interrupt, progress_line, show
@@ -42,7 +48,8 @@ def train(
     on_interrupt(f"Stopped. The checkpoint is in '{out}', and the same command goes on from there.")
     with progress_line() as say:
         path = run_recipe(
-            plan, data=data, out=out, device=_device(device), report=lambda now: say(_line(now)), note=note
+            plan, data=data, out=out, device=_device(device), report=lambda now: say(_line(now)), note=note,
+            test_images=test_images,
         )  # fmt: skip
     card = read_card(path)
     tables = [estimates_table(figures, title=f"{card.name}, {split}") for split, figures in card.figures.items()]

@@ -9,9 +9,16 @@ from typing import Any, final
 from diffclass.denoisers.protocol import Space
 from diffclass.errors import UnsupportedModel, WeightsMissing
 
-__all__ = ["ModelCard", "card_of", "check_keys", "read_json", "read_metadata"]
+__all__ = ["ModelCard", "card_of", "check_keys", "figures_table", "read_json", "read_metadata"]
 
 _FORMAT = 1
+_NAMES = {
+    "auc": "AUC",
+    "nll": "negative log-likelihood [nats]",
+    "ece": "expected calibration error (15 bins)",
+    "evaluations_per_image": "network evaluations an image",
+    "draws_per_image": "draws an image",
+}
 
 
 @final
@@ -120,6 +127,16 @@ def card_of(directory: Path) -> ModelCard:
         path=directory,
         description=_first_paragraph(readme.read_text(encoding="utf-8")) if readme.is_file() else "",
     )
+
+
+def figures_table(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the lines of a Markdown table of measured figures: split -> name -> value, low, high and n."""
+    lines = ["| split | figure | value | 95% interval | images |", "|---|---|---|---|---|"]
+    for split, rows in figures.items():
+        for key, e in rows.items():
+            name = _NAMES.get(key, key.replace("_", " "))
+            lines.append(f"| {split} | {name} | {e['value']:.4g} | {e['low']:.4g} to {e['high']:.4g} | {e['n']} |")
+    return lines
 
 
 def _first_paragraph(markdown: str) -> str:

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from diffclass.denoisers.analytic import ExactDenoiser
-from diffclass.denoisers.card import read_json, read_metadata
+from diffclass.denoisers.card import figures_table, read_json, read_metadata
 from diffclass.denoisers.protocol import Space
 from diffclass.denoisers.weights import read_weights
 from diffclass.errors import RangeError, ResultError, ShapeError, UnsupportedModel, WeightsMismatch, WeightsMissing
@@ -283,11 +283,6 @@ def _check_tensors(
 def mixture_card(metadata: Mapping[str, Any]) -> str:
     """Write the README.md of a mixture from its diffclass.json, for people and the Hugging Face hub."""
     space, fit = metadata["space"], metadata.get("fit", {})
-    rows = [
-        f"| {split} | {name.replace('_', ' ')} | {e['value']:.4g} | {e['low']:.4g} to {e['high']:.4g} | {e['n']} |"
-        for split, figures in metadata.get("figures", {}).items()
-        for name, e in figures.items()
-    ]
     lines = [
         "---",
         "tags: [diffclass, image-classification, diffusion]",
@@ -309,9 +304,8 @@ def mixture_card(metadata: Mapping[str, Any]) -> str:
         "density, clean or under Gaussian noise, have closed forms: there is no network and no approximation but the "
         "mixture itself. Means and loadings are stored in bfloat16; the density is that of the rounded numbers.",
     ]
-    if rows:
-        head = ["| split | figure | value | 95% interval | images |", "|---|---|---|---|---|"]
-        lines += ["", "## Measured", "", *head, *rows]
+    if metadata.get("figures"):
+        lines += ["", "## Measured", "", *figures_table(metadata["figures"])]
         lines += [
             "",
             "By exact likelihoods under a uniform prior, after rounding, except where races are named; accuracies have "

@@ -4,28 +4,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from diffclass.denoisers.card import figures_table
+
 __all__ = ["write_card"]
-
-_NAMES = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "auc": "AUC (one against the rest, macro)",
-    "nll": "negative log-likelihood [nats]",
-    "ece": "expected calibration error (15 bins)",
-    "evaluations_per_image": "network evaluations an image",
-    "draws_per_image": "draws an image",
-}
-
-
-def _table(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    lines = ["| split | figure | value | 95% interval | images |", "|---|---|---|---|---|"]
-    for split, rows in figures.items():
-        for key, e in rows.items():
-            lines.append(
-                f"| {split} | {_NAMES.get(key, key)} | {e['value']:.4g} | "
-                f"{e['low']:.4g} to {e['high']:.4g} | {e['n']} |"
-            )
-    return lines
 
 
 def _opening(kind: str) -> str:
@@ -79,10 +60,11 @@ def write_card(metadata: Mapping[str, Any]) -> str:
         "",
         "## Measured",
         "",
-        *_table(metadata["figures"]),
+        *figures_table(metadata["figures"]),
         "",
-        "Accuracy has a Wilson interval, balanced accuracy a bootstrap, AUC a DeLong interval. The temperature was "
-        "fitted, and the noise range chosen, on validation images; test images chose nothing.",
+        "Accuracy has a Wilson interval, balanced accuracy a bootstrap, AUC a DeLong interval (of several classes, one "
+        "against the rest, macro average, bootstrap). The temperature was fitted, and the noise range chosen, on "
+        "validation images; test images chose nothing.",
         "",
         "## Reproduce",
         "",

@@ -115,6 +115,19 @@ class Recipe:
         """Return plain values, as they are written beside the weights."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "the recipe") -> "Recipe":
+        """Read what `as_dict` wrote, or a table of TOML; `where` names it in errors.
+
+        Raises:
+            ConfigError: a key is missing or unknown.
+        """
+        table = dict(values)
+        for key, kind in (("data", DataPart), ("network", NetworkPart), ("train", TrainPart)):
+            if key in table:
+                table[key] = _part(kind, table[key], f"[{key}] of {where}")
+        return _part(cls, table, where)
+
 
 def _part(kind: type, table: object, where: str) -> Any:
     """Build one part from its table; an unknown or missing key is an error that names the nearest one."""
@@ -154,8 +167,4 @@ def load_recipe(source: str | Path) -> Recipe:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
-    parts = {"data": DataPart, "network": NetworkPart, "train": TrainPart}
-    for key, kind in parts.items():
-        if key in table:
-            table[key] = _part(kind, table[key], f"[{key}] of {path}")
-    return _part(Recipe, table, str(path))
+    return Recipe.from_dict(table, str(path))

@@ -5,7 +5,6 @@ import platform
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import date
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,11 @@ from torch import Tensor, nn
 
 import diffclass
 from diffclass.data.datasets import Dataset, dataset_splits, open_dataset
-from diffclass.decide import DiffusionClassifier, PairedRace, against_rest, fit_temperature
-from diffclass.decide.measure import measure
-from diffclass.decide.stopping import Calibrated, images_needed, learn_stopping
+from diffclass.decide import DiffusionClassifier, against_rest, fit_temperature
 from diffclass.denoisers import EDM, PixelDenoiser, Space, save_model
 from diffclass.denoisers.compiled import compile_denoiser
 from diffclass.denoisers.precision import fastest_dtype, place_network
 from diffclass.errors import InputError
-from diffclass.evidence import ErrorMatrices
 from diffclass.stats.interval import mean_interval
 from diffclass.stats.metric import accuracy, auc, balanced_accuracy
 from diffclass.train.card import write_card
@@ -33,8 +29,6 @@ from diffclass.train.recipe import Recipe
 __all__ = ["held_out", "run_recipe"]
 
 _WORTH_COMPILING = 1_000_000  # cells (image, draw, class)
-_DELTA, _CONFIDENCE = 0.01, 0.9  # of the stopping rule
-_CHUNK = 50  # images
 
 Report = Callable[[Progress], None]
 Note = Callable[[str], None]
@@ -222,9 +216,6 @@ def _finish(
     if len(validation.labels) * classifier.race.n_draws * len(classes) > _WORTH_COMPILING:
         classifier = replace(classifier, denoiser=compile_denoiser(denoiser, batch_size=classifier.batch_size))
     note("calibrating on the validation images")
-    stopping = _stopping(classifier, validation, out / "errors", note)
-    if stopping is not None:
-        classifier = replace(classifier, race=PairedRace.calibrated(stopping))
     on_validation = _measure(classifier, validation, note)
     try:
         temperature = fit_temperature(on_validation["log_odds"], on_validation["labels"]).value
@@ -236,8 +227,6 @@ def _finish(
         note("measuring on the test images")
         figures["test"] = _figures(_measure(classifier, _load(test_set, recipe), note))
     settings = {**recipe.classifier, "temperature": temperature}
-    if stopping is not None:
-        settings["stopping"] = stopping.as_dict()
     metadata = {
         **_description(recipe, space, classes),
         "sigma_range": list(denoiser.sigma_range),
@@ -268,33 +257,6 @@ def _description(recipe: Recipe, space: Space, classes: tuple[str, ...]) -> dict
         "licence": recipe.data.licence,
         "data": recipe.data.title,
     }  # fmt: skip
-
-
-def _stopping(classifier: DiffusionClassifier, validation: TrainingSet, folder: Path, note: Note) -> Calibrated | None:
-    """Learn when classes may leave a race, from every error of every validation image; None if they are too few.
-
-    What is measured is kept in `folder`, so that a run that is stopped goes on where it was.
-    """
-    race, n = classifier.race, len(validation.labels)
-    assert race is not None
-    if n // 2 < images_needed(delta=_DELTA, confidence=_CONFIDENCE):
-        note(f"{n} validation images are too few to learn from them when a race may stop")
-        return None
-    wanted, parts = repr((classifier.objective, race.n_draws, race.block, n)), []
-    name = blake2b(wanted.encode(), digest_size=6).hexdigest()
-    for start in range(0, n, _CHUNK):
-        path = folder / f"{name}-{start:06d}.npz"
-        if not path.is_file():
-            images, labels = validation.images[start : start + _CHUNK], validation.labels[start : start + _CHUNK]
-            floats = images if images.is_floating_point() else images.float() / 255
-            measure(classifier, floats, labels.numpy(), n_draws=race.n_draws).save(path)
-            note(f"measured in full {min(start + _CHUNK, n)} of {n}")
-        parts.append(ErrorMatrices.load(path))
-    try:
-        return learn_stopping(ErrorMatrices.concatenate(parts), delta=_DELTA, confidence=_CONFIDENCE)
-    except InputError as error:
-        note(f"no stopping rule was learned: {error}")
-        return None
 
 
 def _hardware(device: torch.device) -> str:

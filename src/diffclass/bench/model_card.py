@@ -1,4 +1,4 @@
-"""A model directory whose classifier has been calibrated: the same weights, new settings, figures and card."""
+"""Model directories with new settings, figures and cards: the same weights, calibrated or measured."""
 
 import json
 import os
@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from diffclass.bench.calibrating import Calibration
-from diffclass.denoisers.card import read_metadata
+from diffclass.bench.evaluation import Evaluation
+from diffclass.denoisers.card import figures_table, read_metadata
 from diffclass.errors import InputError, ResultError
 from diffclass.evidence import TabulatedProposal, TabulatedWeight, as_table
 from diffclass.stats.interval import Estimate
 
-__all__ = ["calibrated_settings", "write_calibrated"]
+__all__ = ["calibrated_settings", "write_calibrated", "write_measured"]
 
 _HEADING = "## Calibration"
 _OF_OTHERS = {"weight": ("weight_mean", "weight_std"), "proposal": ("proposal_mean", "proposal_std")}
@@ -48,7 +49,7 @@ def write_calibrated(source: Path, target: Path, calibration: Calibration) -> Pa
     readme = source / "README.md"
     card = readme.read_text(encoding="utf-8") if readme.is_file() else f"# {metadata['name']}\n"
     content = {
-        "diffclass.json": json.dumps(metadata, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        "diffclass.json": _text(metadata),
         "README.md": _card(card, metadata["classifier"], calibration, where),
     }
     try:
@@ -58,6 +59,34 @@ def write_calibrated(source: Path, target: Path, calibration: Calibration) -> Pa
             _copy(source, target, content)
     except OSError as error:
         raise ResultError(f"The model cannot be written to '{target}': {error.strerror or error}.") from error
+    return target
+
+
+def write_measured(target: Path, evaluation: Evaluation) -> Path:
+    """Put what was measured into a model directory and on its card, in place of older figures of the same split.
+
+    Args:
+        target: the model that was measured.
+        evaluation: of it, by the race it brings along.
+
+    Raises:
+        ResultError: it cannot be written.
+    """
+    metadata = read_metadata(target)
+    dataset = evaluation.config["dataset"]
+    where = dataset["split"] or dataset["name"]
+    old = {name: figures for name, figures in metadata.get("figures", {}).items() if name != where}
+    metadata["figures"] = {where: _rows(evaluation.metrics), **old}
+    readme = target / "README.md"
+    card = readme.read_text(encoding="utf-8") if readme.is_file() else f"# {metadata['name']}\n"
+    table = "\n".join(figures_table(metadata["figures"]))
+    card, n = re.subn(r"(?<=\n## Measured\n\n)(\|.*\n)+", lambda _: table + "\n", card)
+    if not n:
+        card = f"{card.rstrip(chr(10))}\n\n## Measured\n\n{table}\n"
+    try:
+        _put(target, {"diffclass.json": _text(metadata), "README.md": card})
+    except OSError as error:
+        raise ResultError(f"The card of '{target}' cannot be written: {error.strerror or error}.") from error
     return target
 
 
@@ -77,6 +106,10 @@ def calibrated_settings(old: Mapping[str, Any], calibration: Calibration) -> dic
     if calibration.stopping is not None:
         settings["stopping"] = calibration.stopping.as_dict()
     return settings
+
+
+def _text(metadata: Mapping[str, Any]) -> str:
+    return json.dumps(metadata, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _where(calibration: Calibration) -> str:
