@@ -195,7 +195,6 @@ def load_pixel(
         denoiser = _load_diffusers(directory, classes)
     network = denoiser.network
     assert isinstance(network, nn.Module)
-    network.to(device=device, dtype=dtype)
     place_network(network, device=device, dtype=dtype)
     return denoiser
 
