@@ -1,5 +1,6 @@
 """The paired errors, and the engine that measures them."""
 
+from diffclass.evidence.differentiable import DifferentiableEvidence
 from diffclass.evidence.draws import Draws
 from diffclass.evidence.engine import Engine, Finished
 from diffclass.evidence.evidence import Evidence, PairedDifference
@@ -24,6 +25,7 @@ from diffclass.evidence.target import Clean, NoisedApproximate, NoisedConditiona
 
 __all__ = [
     "Clean",
+    "DifferentiableEvidence",
     "Draws",
     "EDMOfficialWeight",
     "EDMWeight",

@@ -13,11 +13,11 @@ from typing import final
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import smooth_l1_loss
 
 from diffclass.denoisers.protocol import Conditions, Denoiser, SharesDraws
 from diffclass.errors import ConditionError, NonFiniteError, RangeError
 from diffclass.evidence.batch import Cells, Contest, Flight, Queue, send
+from diffclass.evidence.distance import distance
 from diffclass.evidence.draws import Draws
 from diffclass.evidence.evidence import Evidence
 from diffclass.evidence.objective import Objective
@@ -48,18 +48,6 @@ class Finished:
     survivors: Survivors
     reason: str
     looks: np.ndarray
-
-
-def _distance(denoised: Tensor, target: Tensor, name: str) -> Tensor:
-    """Return the distance summed over each latent, in float32."""
-    difference = denoised.float() - target.float()
-    if name == "l2":
-        values = difference**2
-    elif name == "l1":
-        values = difference.abs()
-    else:
-        values = smooth_l1_loss(difference, torch.zeros_like(difference), reduction="none")
-    return values.flatten(1).sum(dim=1)
 
 
 @final
@@ -178,7 +166,7 @@ class Engine:
         denoised = self._denoise(noisy, sigmas, self.conditions[classes], rows)
         of_classes = [contest.targets for contest in cells.contests if contest.targets is not None]
         wanted = torch.stack(of_classes)[owner[rows], classes] if of_classes else target[rows]
-        return Flight(cells, _distance(denoised, wanted, self.objective.distance)[: len(cells)])
+        return Flight(cells, distance(denoised, wanted, self.objective.distance).float()[: len(cells)])
 
     def _denoise(self, noisy: Tensor, sigmas: Tensor, conditions: Conditions, rows: Tensor) -> Tensor:
         """Denoise the cells of pairs; what all classes of a pair share is done once, if the model knows how."""

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["epsilon", "epsilons", "image_key", "placement", "smoothing"]
+__all__ = ["derived_key", "epsilon", "epsilons", "image_key", "placement", "smoothing"]
 
 _EPSILON, _UNIFORM, _SMOOTHING = 0, 1, 2  # separate streams of one key
 
@@ -16,6 +16,12 @@ def image_key(image: Tensor) -> int:
     """Hash the content of an image, so that its noise follows it into any order, batch or run."""
     pixels = image.detach().to("cpu", torch.float32).contiguous().numpy()
     return int.from_bytes(blake2b(pixels.tobytes(), digest_size=8).digest(), "little")
+
+
+def derived_key(key: int, *numbers: int) -> int:
+    """Return another key for what needs noise of its own: a function of a key and some numbers, such as a step's."""
+    content = np.array([key % 2**64, *(number % 2**64 for number in numbers)], dtype=np.uint64)
+    return int.from_bytes(blake2b(content.tobytes(), digest_size=8).digest(), "little")
 
 
 def _generator(seed: int, key: int, stream: int, position: int) -> np.random.Generator:
