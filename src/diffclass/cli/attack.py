@@ -11,10 +11,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from diffclass.bench.attacked import Attacked
+    from diffclass.decide import DiffusionClassifier
     from diffclass.robust.attack import Attack
     from diffclass.robust.gradient import Defence
 
 __all__ = ["attack"]
+
+_WIDE = 1024  # evaluations a call of mixtures
 
 _EXAMPLES = """\b
 Examples:
@@ -63,18 +66,17 @@ def attack(
     from dataclasses import replace
 
     from diffclass.bench.attacking import attack_dataset
-    from diffclass.cli.build import build_classifier
     from diffclass.cli.render import fail_items, note, on_interrupt, progress, show, working
     from diffclass.data.datasets import open_dataset
     from diffclass.robust.gradient import Defence
 
     plan = _plan(settings)
     with working(f"loading {settings['model']}"):
-        defence = Defence(classifier=build_classifier(**_model(settings)), purifier=_purifier(settings))
+        defence = Defence(classifier=_classifier(settings), purifier=_purifier(settings))
         other = None
         if transfer_from is not None:
-            model = {**_model(settings), "model": transfer_from, "labels": defence.classifier.classes_}
-            other = Defence(classifier=build_classifier(**model))
+            named = {"model": transfer_from, "labels": defence.classifier.classes_}
+            other = Defence(classifier=_classifier({**settings, **named}))
     plan = replace(plan, attacks=_names(settings, defence, plan, transfer=other is not None))
     part = open_dataset(dataset, split=split, classes=defence.classifier.classes_)
     if out is not None:
@@ -91,11 +93,20 @@ def attack(
     fail_items(attacked.failures, of=attacked.n_images)
 
 
-def _model(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that make a classifier; gradients go through networks as they are, not compiled."""
+def _classifier(settings: dict[str, Any]) -> "DiffusionClassifier":
+    """Load a model as a classifier; gradients go through networks as they are, not compiled."""
+    from dataclasses import replace
+
+    from diffclass.cli.build import build_classifier
+    from diffclass.denoisers.analytic import ExactDenoiser
+
     names = ("model", "device", "dtype", "seed", "threads", "race", "draws", "delta", "vote")
-    batch_size = settings["batch_size"]
-    return {name: settings[name] for name in names} | {"batch_size": None if batch_size == "auto" else batch_size}
+    asked = settings["batch_size"] if isinstance(settings["batch_size"], int) else None
+    classifier = build_classifier(
+        **{name: settings[name] for name in names}, labels=settings.get("labels"), batch_size=asked
+    )
+    wide = asked is None and isinstance(classifier.denoiser, ExactDenoiser)  # which has a call a class
+    return replace(classifier, batch_size=_WIDE) if wide else classifier
 
 
 def _plan(settings: dict[str, Any]) -> "Attack":

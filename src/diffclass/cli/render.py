@@ -58,6 +58,7 @@ _IN_SHELL = {  # how the remedies of the library are said on the command line
     "The 'n_draws' parameter": "The number of draws",
     "The 'save_errors' parameter of evaluate needs": "--save-errors needs",
     "Give 'out'.": "Give --out.",
+    "Give 'other'.": "Give --transfer-from.",
 }
 _NARROW = 100  # [characters] width of tables that no terminal limits
 _WHOLE = {"name", "accuracy", "label", "over", "ended by"}  # columns that are never wrapped, as all of numbers

@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 NOISES = ("fixed", "fresh")
+_CHUNK = 1024  # cells at once of mixtures
 Image = Float[Tensor, "channel height width"]
 LogJoints = Float64[Tensor, "batch class"]
 
@@ -157,7 +158,9 @@ class View:
     _evidence: DifferentiableEvidence = field(init=False)
 
     def __post_init__(self) -> None:
-        self._evidence = DifferentiableEvidence(engine=self.defence.classifier.engine())
+        engine = self.defence.classifier.engine()
+        exact = isinstance(engine.denoiser, ExactDenoiser)  # has a call a class, and little to keep for the gradient
+        self._evidence = DifferentiableEvidence(engine=engine, chunk=_CHUNK if exact else None)
 
     def __call__(self, images: Images) -> LogJoints:
         """Return log p(class) + evidence, the mean over sets of draws; images may leave [0, 1]."""
