@@ -1,7 +1,7 @@
 """Attacks on one image: every one's best image is judged by the classifier itself."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import numpy as np
@@ -272,7 +272,8 @@ class _Lab:
         verdicts = self.defence.judge(copies)
         truth = self.defence.classifier.classes_[self.label]
         wrong = next((number for number, verdict in enumerate(verdicts) if verdict.label != truth), 0)
-        return self.found("reroll", copies[wrong], verdicts[wrong], margin=start.margin)
+        found = self.found("reroll", copies[wrong], verdicts[wrong], margin=start.margin)
+        return replace(found, evaluations=sum(verdict.evaluations for verdict in verdicts))
 
     def _towards(self) -> list[Loss]:
         """Return a loss for each of the likeliest wrong classes."""
