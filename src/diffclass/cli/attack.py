@@ -116,7 +116,7 @@ def _plan(settings: dict[str, Any]) -> "Attack":
     from diffclass.robust.threat import Threat
 
     named = settings["attacks"]
-    names = {} if named is None else {"attacks": tuple(name.strip() for name in named.split(","))}
+    names: dict[str, Any] = {} if named is None else {"attacks": tuple(name.strip() for name in named.split(","))}
     return Attack(
         threat=Threat.parse(settings["threat"]),
         access=Access(noise=settings["noise"], eot=settings["eot"], n_draws=settings["attack_draws"]),

@@ -46,7 +46,7 @@ def apgd(search: Search, *, steps: int, restarts: int, seed: int) -> None:
     threat = search.threat
     with _seeded(seed):
         attack = AutoProjectedGradientDescent(
-            _Estimator(search), norm=_NORMS[threat.norm], eps=threat.epsilon, eps_step=2 * threat.epsilon,
+            _estimator(search), norm=_NORMS[threat.norm], eps=threat.epsilon, eps_step=2 * threat.epsilon,
             max_iter=steps, nb_random_init=restarts, batch_size=1, loss_type=None, verbose=False,
         )  # fmt: skip
         attack.generate(search.image.numpy()[None], _one_hot(search))
@@ -66,7 +66,7 @@ def square(search: Search, *, queries: int, seed: int) -> None:
     check_square(search.threat.norm, tuple(search.image.shape))
     with _seeded(seed):
         attack = SquareAttack(
-            _Estimator(search), norm=_NORMS[search.threat.norm], eps=search.threat.epsilon, max_iter=queries,
+            _estimator(search), norm=_NORMS[search.threat.norm], eps=search.threat.epsilon, max_iter=queries,
             p_init=_P_INIT, nb_restarts=1, batch_size=1, verbose=False,
         )  # fmt: skip
         attack.generate(search.image.numpy()[None], _one_hot(search))
@@ -84,6 +84,11 @@ def check_square(norm: str, shape: tuple[int, ...]) -> None:
             f"Attack 'square' under {norm} needs square pictures of at least {least}x{least} pixels. "
             f"Got {shape[2]}x{shape[1]}."
         )
+
+
+def _estimator(search: Search) -> Any:
+    """Return what ART calls a classifier with loss gradients."""
+    return _Estimator(search)
 
 
 def _one_hot(search: Search) -> ndarray:
