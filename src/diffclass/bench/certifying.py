@@ -11,13 +11,13 @@ from typing import Any, final
 from torch import Tensor
 
 from diffclass.bench.certified import Certified
-from diffclass.bench.recording import configuration, recording
+from diffclass.bench.recording import recording, smoothable_configuration
 from diffclass.data.datasets import Dataset, Item, Progress
 from diffclass.data.images import Resize
 from diffclass.data.results import ResultFile, versions, write_json_atomic
 from diffclass.decide.classifier import DiffusionClassifier
 from diffclass.errors import ConditionError, DiffclassError, InputError, ResultError
-from diffclass.robust import Certification, CopyClassifier, Smoothing, copy_classifier, natural_noised
+from diffclass.robust import Certification, CopyClassifier, Smoothable, SmoothedDiffusion, Smoothing
 
 __all__ = ["certify_dataset", "certify_items"]
 
@@ -26,7 +26,7 @@ _KEEP_EVERY = 1.0  # [seconds] between writes of the counts of a picture in prog
 
 
 def certify_dataset(
-    classifier: DiffusionClassifier,
+    classifier: DiffusionClassifier | Smoothable,
     dataset: Dataset,
     *,
     limit: int | None = None,
@@ -49,7 +49,7 @@ def certify_dataset(
 
 
 def certify_items(
-    classifier: DiffusionClassifier,
+    classifier: DiffusionClassifier | Smoothable,
     items: Sequence[Item],
     *,
     sigmas: Sequence[float],
@@ -68,7 +68,7 @@ def certify_items(
     with the very rows of an unbroken run. A picture that cannot be opened becomes a row with its "error".
 
     Args:
-        classifier: of clean images; its seed is that of the smoothing noise too.
+        classifier: of clean images, or whatever else can be smoothed; its seed is that of the smoothing noise too.
         items: with ids that differ.
         sigmas: [image units] of the smoothing noise, each once.
         settings: how many copies, and when to stop.
@@ -84,23 +84,23 @@ def certify_items(
         RangeError: a sigma or a setting cannot be used with the model.
         ResultError: `out` holds another run, or cannot be written; it keeps what was finished.
     """
-    _check(sigmas, names, classifier.classes_)
-    noised = noised or natural_noised(classifier.denoiser)
-    copies = [copy_classifier(classifier, sigma=sigma, noised=noised) for sigma in sigmas]
+    subject = classifier if isinstance(classifier, Smoothable) else SmoothedDiffusion(classifier, noised=noised)
+    _check(sigmas, names, subject.classes)
+    copies = [subject.copies(sigma) for sigma in sigmas]
     for sigma in sigmas:
         settings.plan(sigma)
-    smoothing = {"sigmas": list(sigmas), "noised": noised, **asdict(settings)}
+    smoothing = {"sigmas": list(sigmas), "noised": subject.noised, **asdict(settings)}
     pictures: dict[str, Any] = {"resize": resize, "convert": convert}
-    config = configuration(classifier) | {"smoothing": smoothing, "pictures": pictures, **(about or {})}
-    with recording(out, config, versions(device=str(classifier.denoiser.device))) as results:
-        desk = _Desk(results, classifier.classes_, progress, n_total=len(items) * len(sigmas))
+    config = smoothable_configuration(subject) | {"smoothing": smoothing, "pictures": pictures, **(about or {})}
+    with recording(out, config, versions(device=str(subject.device))) as results:
+        desk = _Desk(results, subject.classes, progress, n_total=len(items) * len(sigmas))
         desk.reopen(sigmas)
         for index, item in enumerate(items):
             truth = None if item.label is None or not names else names[item.label]
             todo = [one for one in copies if _row_id(item, one.sigma) not in results.done]
             desk.n_done += len(copies) - len(todo)
             try:
-                prepared = item.prepare(classifier.denoiser.space.image_shape, **pictures) if todo else None
+                prepared = item.prepare(subject.image_shape, **pictures) if todo else None
             except DiffclassError as error:
                 results.append([{**_head(index, item, truth, one.sigma), "error": str(error)} for one in todo])
                 desk.n_done += len(todo)
@@ -108,7 +108,7 @@ def certify_items(
             for one in todo:
                 assert prepared is not None
                 head = _head(index, item, truth, one.sigma) | {"changes": list(prepared.changes)}
-                desk.certify(head, prepared.image, one, settings, seed=classifier.seed)
+                desk.certify(head, prepared.image, one, settings, seed=subject.seed)
         desk.clear()
         wanted = {item.id for item in items}
         rows = [row for row in results.rows() if row["image"] in wanted]

@@ -19,8 +19,10 @@ from diffclass.data.results import ResultFile, write_json_atomic
 from diffclass.decide.classifier import DiffusionClassifier
 from diffclass.denoisers.compiled import is_compiled
 from diffclass.errors import ResultError
+from diffclass.robust import Smoothable, SmoothedDiffusion
+from diffclass.robust.supervised import SmoothedNetwork
 
-__all__ = ["configuration", "fingerprint", "record", "recording"]
+__all__ = ["configuration", "fingerprint", "record", "recording", "smoothable_configuration"]
 
 
 @contextmanager
@@ -99,6 +101,24 @@ def configuration(classifier: DiffusionClassifier) -> dict[str, Any]:
         "temperature": classifier.temperature,
         "seed": classifier.seed,
         "machine": {"batch_size": classifier.batch_size, "compiled": is_compiled(denoiser)},  # for the last bits
+    }
+
+
+def smoothable_configuration(subject: Smoothable) -> dict[str, Any]:
+    """Return everything about what is smoothed that its certificates depend on, as plain values."""
+    if isinstance(subject, SmoothedDiffusion):
+        return configuration(subject.classifier)
+    assert isinstance(subject, SmoothedNetwork)
+    network, denoiser = subject.network, subject.denoiser
+    return {
+        "model": {
+            "name": network.metadata.get("name", type(network.network).__name__),
+            "weights": fingerprint(network),
+            "sigma": network.sigma,
+        },
+        "denoiser": None if denoiser is None else {"weights": fingerprint(denoiser)},
+        "classes": list(subject.classes),
+        "seed": subject.seed,
     }
 
 

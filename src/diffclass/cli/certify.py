@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from diffclass.bench.certified import Certified
     from diffclass.data.datasets import Dataset
+    from diffclass.robust import Smoothable
 
 __all__ = ["certify"]
 
@@ -46,6 +47,10 @@ Examples:
     help="Of noise levels in races. edm_official has the error of the code that Chen et al. published. [default: the "
     "model's]",
 )
+@click.option(
+    "--denoise-with", metavar="MODEL",
+    help="Denoise copies once by this model, and label them by --model, a network that `diffclass baseline` trained.",
+)  # fmt: skip
 @race_options
 @click.option("--split", help="Which part of the data set: train, validation or test.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many images, each class in its proportion.")
@@ -56,7 +61,7 @@ Examples:
 def certify(
     targets: tuple[str, ...], split: str | None, limit: int | None, figure: Path | None, out: Path | None,
     as_json: bool, quiet: bool, sigmas: tuple[float, ...], n: int, n0: int | None, alpha: float, radius: float | None,
-    noised: str | None, weight: str | None, resize: Any, convert: bool, **settings: Any,
+    noised: str | None, weight: str | None, denoise_with: str | None, resize: Any, convert: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Prove within which radius no change of a picture alters its label, by randomized smoothing.
 
@@ -69,31 +74,53 @@ def certify(
     from diffclass.bench.figure import check_figure_path
     from diffclass.bench.pictures import picture_items
     from diffclass.cli.render import fail_items, note, on_interrupt, progress, show, working
-    from diffclass.robust import Smoothing
+    from diffclass.robust import SmoothedDiffusion, Smoothing
 
     if figure is not None:
         check_figure_path(figure)
     smoothing = Smoothing(n0=n0 if n0 is not None else 100 if radius is None else 20, n=n, alpha=alpha, radius=radius)
     with working(f"loading {settings['model']}"):
-        classifier = _classifier(settings, weight=weight, noised=noised, out=out, n_copies=smoothing.n0 + n)
+        subject = _baseline(settings, noised=noised, denoise_with=denoise_with)
+        if subject is None:
+            classifier = _classifier(settings, weight=weight, noised=noised, out=out, n_copies=smoothing.n0 + n)
+            subject = SmoothedDiffusion(classifier, noised=noised)
     if out is not None:
         on_interrupt(f"Stopped. '{out}' keeps what is done, and the same command goes on from there.")
-    options: dict[str, Any] = {"sigmas": sigmas, "settings": smoothing, "noised": noised, "out": out}
+    options: dict[str, Any] = {"sigmas": sigmas, "settings": smoothing, "out": out}
     options |= {"resize": resize, "convert": convert}
-    data = _dataset(targets, split, classifier.classes_)
+    data = _dataset(targets, split, subject.classes)
     with progress("certifying: noisy copies") as update:
         if data is None:
-            certified = certify_items(classifier, picture_items(targets)[:limit], progress=update, **options)
+            certified = certify_items(subject, picture_items(targets)[:limit], progress=update, **options)
         else:
-            certified = certify_dataset(
-                classifier, data, limit=limit, seed=classifier.seed, progress=update, **options
-            )  # fmt: skip
+            certified = certify_dataset(subject, data, limit=limit, seed=subject.seed, progress=update, **options)
     tables = [_certificates(certified)] if data is None else [_accuracies(certified), _costs(certified)]
     if len(certified.failures) < certified.n_images:
         show(tables, certified.rows if data is None else certified.summary(), as_json=as_json)
     if figure is not None:
         note(f"drawn: {draw_certified(certified, figure, title=Path(settings['model']).name)}")
     fail_items(certified.failures, of=certified.n_images)
+
+
+def _baseline(settings: dict[str, Any], *, noised: str | None, denoise_with: str | None) -> "Smoothable | None":
+    """Load a supervised network, behind a denoiser or not; None if the model is none."""
+    from diffclass.cli.build import use_threads
+    from diffclass.denoisers import load
+    from diffclass.errors import InputError
+    from diffclass.robust.supervised import SmoothedNetwork, SupervisedNetwork, is_supervised
+
+    model, device = settings["model"], settings["device"]
+    if not is_supervised(model):
+        if denoise_with is not None:
+            raise InputError(f"--denoise-with needs a --model that `diffclass baseline` trained. Got {model!r}.")
+        return None
+    if noised is not None:
+        raise InputError("--noised chooses among diffusion classifiers, and --model is a supervised network.")
+    use_threads(settings["threads"])
+    denoiser = None if denoise_with is None else load(denoise_with, device=device, dtype=settings["dtype"])
+    place = "cpu" if denoiser is None and device == "auto" else device if denoiser is None else denoiser.device
+    network = SupervisedNetwork.load(model, device=place)
+    return SmoothedNetwork(network, denoiser=denoiser, seed=settings["seed"])
 
 
 def _classifier(

@@ -7,6 +7,8 @@ from diffclass.robust.copies import (
     CopyClassifier,
     NoisedLikelihood,
     NoisedRaces,
+    Smoothable,
+    SmoothedDiffusion,
     copy_classifier,
     natural_noised,
 )
@@ -42,6 +44,8 @@ __all__ = [
     "LipschitzCertificate",
     "NoisedLikelihood",
     "NoisedRaces",
+    "Smoothable",
+    "SmoothedDiffusion",
     "Smoothing",
     "Threat",
     "Votes",

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import final
 
 import numpy as np
+import torch
 from jaxtyping import Int64
 from numpy import ndarray
 
@@ -16,7 +17,16 @@ from diffclass.evidence import NoisedApproximate, NoisedConditional, NoisedExact
 from diffclass.robust.votes import NO_LABEL
 from diffclass.types import Images
 
-__all__ = ["NOISED", "CopyClassifier", "NoisedLikelihood", "NoisedRaces", "copy_classifier", "natural_noised"]
+__all__ = [
+    "NOISED",
+    "CopyClassifier",
+    "NoisedLikelihood",
+    "NoisedRaces",
+    "Smoothable",
+    "SmoothedDiffusion",
+    "copy_classifier",
+    "natural_noised",
+]
 
 NOISED = ("epndc", "apndc", "apndc-class", "exact")
 _TARGETS = {"epndc": NoisedExact, "apndc": NoisedApproximate, "apndc-class": NoisedConditional}
@@ -36,6 +46,42 @@ class CopyClassifier(ABC):
     @abstractmethod
     def labels(self, copies: Images) -> tuple[Int64[ndarray, " batch"], int]:
         """Return the index of each copy's class (`NO_LABEL` where it has none), and the evaluations spent."""
+
+
+class Smoothable(ABC):
+    """What can be smoothed with noise of any standard deviation: all that `diffclass certify` needs to know.
+
+    `noised` names how copies are classified, `seed` is that of the noise, `device` where the work is done.
+    """
+
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    noised: str
+    seed: int
+    device: torch.device
+
+    @abstractmethod
+    def copies(self, sigma: float) -> CopyClassifier:
+        """Return the classifier of copies that carry noise of this standard deviation [image units]."""
+
+
+@final
+class SmoothedDiffusion(Smoothable):
+    """A diffusion classifier, to be smoothed.
+
+    Args:
+        classifier: of clean images.
+        noised: as in `copy_classifier`.
+    """
+
+    def __init__(self, classifier: DiffusionClassifier, *, noised: str | None = None) -> None:
+        self.classifier, self.noised = classifier, noised or natural_noised(classifier.denoiser)
+        self.classes, self.seed = classifier.classes_, classifier.seed
+        self.image_shape, self.device = classifier.denoiser.space.image_shape, classifier.denoiser.device
+
+    def copies(self, sigma: float) -> CopyClassifier:
+        """Return the noised classifier."""
+        return copy_classifier(self.classifier, sigma=sigma, noised=self.noised)
 
 
 @final

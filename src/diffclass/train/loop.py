@@ -22,7 +22,7 @@ from diffclass.errors import NonFiniteError, ResultError
 from diffclass.train.optimizer import Optimizer
 from diffclass.train.recipe import DataPart, Recipe, TrainPart
 
-__all__ = ["Progress", "TrainingSet", "augment", "edm_loss", "train_network"]
+__all__ = ["Progress", "TrainingSet", "augment", "edm_loss", "pick", "random_at", "schedule", "train_network"]
 
 
 @final
@@ -54,19 +54,19 @@ class Progress:
     seconds: float
 
 
-def _random(seed: int, *position: int, device: torch.device | None = None) -> torch.Generator:
+def random_at(seed: int, *position: int, device: torch.device | None = None) -> torch.Generator:
     """Open the stream of one place in the run: a resumed run draws exactly what an unbroken one would."""
     state = np.random.SeedSequence([seed, *position]).generate_state(1, np.uint64)[0]
     return torch.Generator(device or torch.device("cpu")).manual_seed(int(state) % 2**63)
 
 
-def _batch(data: TrainingSet, train: TrainPart, step: int) -> Tensor:
+def pick(data: TrainingSet, train: TrainPart, step: int) -> Int64[Tensor, " batch"]:
     """Pick the images of one step: consecutive pieces of one permutation an epoch."""
     n = len(data.labels)
     wanted = np.arange(step * train.batch_size, (step + 1) * train.batch_size)
     picked = []
     for epoch in np.unique(wanted // n):
-        order = torch.randperm(n, generator=_random(train.seed, 1, int(epoch)))
+        order = torch.randperm(n, generator=random_at(train.seed, 1, int(epoch)))
         picked.append(order[torch.from_numpy(wanted[wanted // n == epoch] % n)])
     return torch.cat(picked)
 
@@ -112,7 +112,7 @@ def _precision(device: torch.device) -> Iterator[None]:
             yield
 
 
-def _schedule(train: TrainPart, step: int) -> float:
+def schedule(train: TrainPart, step: int) -> float:
     """Return the share of the peak learning rate at one step: linear warm-up, then cosine decay to zero."""
     warmup = max(1, round(train.warmup * train.steps))
     if step < warmup:
@@ -181,15 +181,15 @@ def _sigmas(train: TrainPart, random: torch.Generator) -> Tensor:
 def _one_step(run: _Run, recipe: Recipe, data: TrainingSet, space: Space, n_classes: int) -> Tensor:
     """Take one optimiser step and return its loss, left on the device."""
     train, device = recipe.train, next(run.network.parameters()).device
-    random = _random(train.seed, 2, run.step)
-    picked = _batch(data, train, run.step)
+    random = random_at(train.seed, 2, run.step)
+    picked = pick(data, train, run.step)
     images = augment(data.images[picked], recipe.data, random)
     if not images.is_floating_point():
         images = images.float() / 255
     x = space.to_model(images).to(device, memory_format=torch.channels_last)
     sigma = _sigmas(train, random).to(device)
     noise = (
-        random if device.type == "cpu" else _random(train.seed, 3, run.step, device=device)
+        random if device.type == "cpu" else random_at(train.seed, 3, run.step, device=device)
     )  # drawn where it is used
     epsilon = torch.randn(x.shape, generator=noise, device=device).contiguous(memory_format=torch.channels_last)
     dropped = torch.rand(len(x), generator=random) < train.label_dropout
@@ -198,7 +198,7 @@ def _one_step(run: _Run, recipe: Recipe, data: TrainingSet, space: Space, n_clas
         loss = edm_loss(run.forward, x, sigma, epsilon, labels, EDM(space.data_std, train.time_scale))
     run.optimizer.zero_grad()
     loss.backward()
-    run.optimizer.step(_schedule(train, run.step))
+    run.optimizer.step(schedule(train, run.step))
     run.average.update_parameters(run.network)
     run.step += 1
     return loss.detach()
