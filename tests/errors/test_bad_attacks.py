@@ -190,7 +190,7 @@ TABLE: dict[str, tuple[Callable[[], object], type[DiffclassError], str]] = {
     "square on oblong pictures": (
         lambda: check_square("l2", (3, 28, 32)),
         InputError,
-        "Attack 'square' under l2 needs square pictures of at least 10x10 pixels. Got 32x28.",
+        "Attack 'square' under l2 needs square pictures of at least 14x14 pixels. Got 32x28.",
     ),
     "no steps of purification": (
         lambda: LikelihoodMaximisation(n_steps=0),

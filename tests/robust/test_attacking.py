@@ -203,9 +203,10 @@ def test_restarts_and_targets_add_up() -> None:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_square_keeps_to_both_norms_where_pictures_are_large_enough(norm: str) -> None:
-    means = torch.rand((3, 1, 1, 12, 12), generator=torch.Generator().manual_seed(0))
+    side = 14 if norm == "l2" else 5  # the smallest there are
+    means = torch.rand((3, 1, 1, side, side), generator=torch.Generator().manual_seed(0))
     attacked = defence(GaussianMixtureDenoiser(means, 0.3, sigma_range=(0.05, 5.0)), n_draws=8)
-    threat = Threat(norm, 0.1 if norm == "linf" else 1.0)
+    threat = Threat(norm, 0.2 if norm == "linf" else 1.0)
     search = Search(attacked.view(1, Access()), means[0, 0], 0, threat)
     square(search, queries=15, seed=0)
     assert threat.distance(means[0, 0], search.best) <= threat.epsilon * (1 + 1e-5)

@@ -216,7 +216,7 @@ def attack_image(
         for (name, search), verdict in zip(searches.items(), verdicts, strict=True)
     ]
     if "reroll" in attack.attacks:
-        found.append(lab.reroll(max(found, key=lambda one: one.margin)))
+        found.append(lab.reroll(min(found, key=lambda one: one.log_odds if one.label == truth else float("-inf"))))
     checks = lab.checks() if attack.checks and attack.by_gradient else {}
     return AttackedImage(truth=truth, clean=clean, found=tuple(found), checks=checks)
 
@@ -264,7 +264,7 @@ class _Lab:
         )  # fmt: skip
 
     def reroll(self, start: Found) -> Found:
-        """Show the classifier near-copies of the best image: each meets noise of its own, and one fooled is enough."""
+        """Show the classifier near-copies of the image it is least sure of: each meets other noise, and one is enough."""
         generator = np.random.default_rng(self._seed("reroll"))
         jitter = generator.uniform(-_JITTER, _JITTER, (_ROLLS, *self.image.shape)).astype(np.float32)
         threat = self.attack.threat

@@ -78,7 +78,7 @@ def check_square(norm: str, shape: tuple[int, ...]) -> None:
     Raises:
         InputError: they are too small, or not square.
     """
-    least = 10 if norm == "l2" else 5
+    least = 14 if norm == "l2" else 5  # or its first window, 80% of the area, may be as large as the picture
     if shape[1] != shape[2] or shape[1] < least:
         raise InputError(
             f"Attack 'square' under {norm} needs square pictures of at least {least}x{least} pixels. "
