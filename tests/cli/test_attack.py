@@ -174,7 +174,7 @@ def test_signs_of_attacks_that_are_too_weak() -> None:
     )  # fmt: skip
     assert signs({"random": half}) == ()
     assert signs({"apgd-ce": half}, checks={"finite_difference_error": 0.4}) == (
-        "Gradients differ from finite differences: 16 bits round them (try dtype float32), or they are not exact.",
+        "Gradients differ from finite differences: 16 bits round them (try dtype float32), or they are wrong.",
     )
     assert signs({"apgd-ce": half}, checks={"agreement": 0.01}) == (
         "Gradients on two sets of draws hardly agree: try more draws or a larger eot.",

@@ -100,6 +100,19 @@ def test_the_loss_has_a_gradient_where_the_cross_entropy_has_none() -> None:
     assert float(ours[0, 2]) > 0.9
 
 
+def test_an_image_that_is_wrong_on_the_attackers_draws_is_attacked_all_the_same() -> None:
+    """Its judge meets other draws, on which it may be right."""
+    image, truth = picture()
+    wrong = (int(truth) + 1) % 10
+    for run in (lambda s: apgd(s, steps=4, restarts=2, seed=0), lambda s: square(s, queries=10, seed=0)):
+        search = Search(defence().view(1, Access(n_draws=8)), image, wrong, Threat("linf", 0.05))
+        start = search.margins(image[None].numpy())[0]
+        assert start > 0
+        run(search)
+        assert search.margin > start
+        assert search.view.looks >= 8
+
+
 # Noise
 
 

@@ -96,7 +96,9 @@ class Attacked:
             if climbing and accuracy.get(name, 1.0) < min(climbing):
                 found.append(f"'{name}' is stronger than attacks by gradients: these may be masked.")
         if self.checks.get("finite_difference_error", 0.0) > _SLOPE:
-            found.append("Gradients differ from finite differences: 16 bits round them (try dtype float32), or they are not exact.")
+            found.append(
+                "Gradients differ from finite differences: 16 bits round them (try dtype float32), or they are wrong."
+            )
         if self.checks.get("agreement", 1.0) < _AGREE:
             found.append("Gradients on two sets of draws hardly agree: try more draws or a larger eot.")
         if self.checks.get("large_budget_fooled", 1.0) < _LARGE:

@@ -264,7 +264,7 @@ class _Lab:
         )  # fmt: skip
 
     def reroll(self, start: Found) -> Found:
-        """Show the classifier near-copies of the image it is least sure of: each meets other noise, and one is enough."""
+        """Show the classifier near-copies of the image it is least sure of: each meets other noise, one is enough."""
         generator = np.random.default_rng(self._seed("reroll"))
         jitter = generator.uniform(-_JITTER, _JITTER, (_ROLLS, *self.image.shape)).astype(np.float32)
         threat = self.attack.threat

@@ -76,6 +76,10 @@ class Search:
         """Return the log joint of some points."""
         return np.stack([self._look(point, gradient=False)[0] for point in _float32(points)])
 
+    def margins(self, points: Float[ndarray, "batch _ _ _"]) -> Float64[ndarray, " batch"]:
+        """Return the log-odds of the best wrong class at some points."""
+        return margin(torch.from_numpy(self.joints(points)), self.label).numpy()
+
     def losses(self, points: Float[ndarray, "batch _ _ _"]) -> Float64[ndarray, " batch"]:
         """Return the loss of some points, whose gradients will be asked for next."""
         joints = np.stack([self._look(point, gradient=True)[0] for point in _float32(points)])

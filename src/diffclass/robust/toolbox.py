@@ -1,7 +1,8 @@
 """APGD and Square as the Adversarial Robustness Toolbox (ART) has them: the only file that knows it.
 
 Its attacks ask a classifier for labels, losses and gradients; here they are asked of a `Search`, which answers with
-exact gradients and keeps the best point. Its random numbers are global, and put back afterwards.
+exact gradients and keeps the best point. They are never told that they have succeeded, and use up their steps. Their
+random numbers are global, and put back afterwards.
 """
 
 import random
@@ -67,7 +68,8 @@ def square(search: Search, *, queries: int, seed: int) -> None:
     with _seeded(seed):
         attack = SquareAttack(
             _estimator(search), norm=_NORMS[search.threat.norm], eps=search.threat.epsilon, max_iter=queries,
-            p_init=_P_INIT, nb_restarts=1, batch_size=1, verbose=False,
+            p_init=_P_INIT, nb_restarts=1, batch_size=1, verbose=False, adv_criterion=_never,
+            loss=lambda points, _: -search.margins(points),
         )  # fmt: skip
         attack.generate(search.image.numpy()[None], _one_hot(search))
 
@@ -89,6 +91,11 @@ def check_square(norm: str, shape: tuple[int, ...]) -> None:
 def _estimator(search: Search) -> Any:
     """Return what ART calls a classifier with loss gradients."""
     return _Estimator(search)
+
+
+def _never(labels: ndarray, _: ndarray) -> Any:
+    """Say that no point is misclassified yet."""
+    return np.zeros(len(labels), dtype=bool)
 
 
 def _one_hot(search: Search) -> ndarray:
@@ -123,7 +130,8 @@ class _Estimator(ClassifierMixin, LossGradientsMixin, NeuralNetworkMixin, BaseEs
         return tuple(self._search.image.shape)
 
     def predict(self, x: ndarray, *_: Any, **__: Any) -> ndarray:
-        return self._search.joints(x)
+        """Call every point right: ART leaves an image alone once it is wrong, on draws that its judge will not meet."""
+        return 2.0 * np.repeat(_one_hot(self._search), len(x), axis=0)  # not 1, which ART takes for a probability
 
     def compute_loss(self, x: ndarray, y: Any, *_: Any, **__: Any) -> ndarray:
         return self._search.losses(x)
