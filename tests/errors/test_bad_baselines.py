@@ -102,11 +102,19 @@ SHELL = {
     ),
     "noised of a network": (
         "certify digits --model {n} --noised apndc",
-        "Error: --noised chooses among diffusion classifiers, and --model is a supervised network.",
+        "Error: --noised and --weight are of diffusion classifiers, and --model is a supervised network.",
     ),
     "widths": (
         "baseline digits --widths 8,x --out {h}/out",
         "Error: Invalid value for '--widths': must be whole numbers, by commas. Got '8,x'.",
+    ),
+    "device": (
+        "certify digits --model {n} --device nowhere",
+        "Error: The 'device' parameter of load must be a device of this machine, as 'cpu' or 'cuda'. Got 'nowhere'.",
+    ),
+    "a network is no denoiser": (
+        "evaluate digits --model {n}",
+        "Error: The file '{n}/diffclass.json' lacks 'name', 'space', 'sigma_range'.",
     ),
     "sigma": (
         "baseline digits --sigma -1 --out {h}/out",

@@ -46,10 +46,9 @@ def baseline(
 
     Run the same command again to go on after an interruption. The network is OUT/model.
     """
-    import torch
-
     from diffclass.cli.build import use_threads
     from diffclass.cli.render import estimates_table, note, on_interrupt, progress_line, show
+    from diffclass.denoisers.catalogue import choose_device
     from diffclass.robust.supervised import SupervisedNetwork
     from diffclass.train.supervised import SupervisedRecipe, train_supervised
 
@@ -60,7 +59,7 @@ def baseline(
         depths=(1,) * len(stages), flip=flip, shift=shift, seed=seed,
     )  # fmt: skip
     on_interrupt(f"Stopped. The checkpoint is in '{out}', and the same command goes on from there.")
-    place = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    place = str(choose_device(device))
     with progress_line() as say:
         path = train_supervised(recipe, dataset, out=out, device=place, report=lambda now: say(_line(now)))
     facts = SupervisedNetwork.load(path).metadata

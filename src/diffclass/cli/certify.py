@@ -80,7 +80,7 @@ def certify(
         check_figure_path(figure)
     smoothing = Smoothing(n0=n0 if n0 is not None else 100 if radius is None else 20, n=n, alpha=alpha, radius=radius)
     with working(f"loading {settings['model']}"):
-        subject = _baseline(settings, noised=noised, denoise_with=denoise_with)
+        subject = _baseline(settings, refused=(noised, weight), denoise_with=denoise_with)
         if subject is None:
             classifier = _classifier(settings, weight=weight, noised=noised, out=out, n_copies=smoothing.n0 + n)
             subject = SmoothedDiffusion(classifier, noised=noised)
@@ -102,10 +102,13 @@ def certify(
     fail_items(certified.failures, of=certified.n_images)
 
 
-def _baseline(settings: dict[str, Any], *, noised: str | None, denoise_with: str | None) -> "Smoothable | None":
+def _baseline(
+    settings: dict[str, Any], *, refused: tuple[str | None, ...], denoise_with: str | None
+) -> "Smoothable | None":  # fmt: skip
     """Load a supervised network, behind a denoiser or not; None if the model is none."""
     from diffclass.cli.build import use_threads
     from diffclass.denoisers import load
+    from diffclass.denoisers.catalogue import choose_device
     from diffclass.errors import InputError
     from diffclass.robust.supervised import SmoothedNetwork, SupervisedNetwork, is_supervised
 
@@ -114,12 +117,11 @@ def _baseline(settings: dict[str, Any], *, noised: str | None, denoise_with: str
         if denoise_with is not None:
             raise InputError(f"--denoise-with needs a --model that `diffclass baseline` trained. Got {model!r}.")
         return None
-    if noised is not None:
-        raise InputError("--noised chooses among diffusion classifiers, and --model is a supervised network.")
+    if any(option is not None for option in refused):
+        raise InputError("--noised and --weight are of diffusion classifiers, and --model is a supervised network.")
     use_threads(settings["threads"])
     denoiser = None if denoise_with is None else load(denoise_with, device=device, dtype=settings["dtype"])
-    place = "cpu" if denoiser is None and device == "auto" else device if denoiser is None else denoiser.device
-    network = SupervisedNetwork.load(model, device=place)
+    network = SupervisedNetwork.load(model, device=choose_device(device))
     return SmoothedNetwork(network, denoiser=denoiser, seed=settings["seed"])
 
 

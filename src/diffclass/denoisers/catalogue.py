@@ -14,7 +14,7 @@ from diffclass.denoisers.protocol import Denoiser
 from diffclass.denoisers.weights import fetch
 from diffclass.errors import ConditionError, InputError, WeightsMissing
 
-__all__ = ["list_models", "load", "read_card"]
+__all__ = ["choose_device", "list_models", "load", "read_card"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -57,7 +57,7 @@ def _open(
     model: str | Path, device: str | torch.device, dtype: str | torch.dtype, classes: Sequence[str] | None
 ) -> Denoiser:
     """Find and read a model."""
-    place = _device(device)
+    place = choose_device(device)
     directory = _directory(model)
     if (directory / "config.json").is_file():
         kind = read_json(directory / "config.json").get("_class_name")
@@ -118,8 +118,12 @@ def _load_mixture(directory: Path, device: torch.device, classes: Sequence[str] 
     return denoiser
 
 
-def _device(device: str | torch.device) -> torch.device:
-    """Turn a device's name into a device that is there."""
+def choose_device(device: str | torch.device) -> torch.device:
+    """Turn a device's name into a device that is there; "auto" is a GPU if there is one.
+
+    Raises:
+        InputError: this machine has none of that name.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
