@@ -94,7 +94,7 @@ def test_pictures_that_do_not_fit(model: Path, tmp_path: Path) -> None:
 # Interruptions
 
 
-LONG = (*SET, "--limit", "5", "--threat", "linf:0.1", "--attack-draws", "8", "--steps", "6", "--queries", "20",
+LONG = (*SET, "--limit", "5", "--threat", "linf:0.1", "--attack-draws", "8", "--steps", "6", "--queries", "8",
         "--threads", "1", "--attacks", "apgd-ce,square,reroll", "--no-checks")  # fmt: skip
 
 

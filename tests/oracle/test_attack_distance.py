@@ -49,11 +49,11 @@ def boundary_distance(image: Tensor, norm: str) -> float:
 def test_less_than_the_distance_never_succeeds_and_more_nearly_always_does(norm: str) -> None:
     wins = {0.8: 0, 1.2: 0}
     attacks = ("apgd-ce", "apgd-t", "apgd-exact", "random", "reroll")
-    for image in samples(5):
+    for image in samples(4):
         for share in wins:
             threat = Threat(norm, share * boundary_distance(image, norm))
             plan = Attack(
-                threat=threat, attacks=attacks, steps=6, queries=5, checks=False, access=Access(n_draws=32)
+                threat=threat, attacks=attacks, steps=5, queries=5, checks=False, access=Access(n_draws=32)
             )  # fmt: skip
             attacked = attack_image(defence(), image, "a", plan)
             assert attacked.correct
@@ -67,7 +67,7 @@ def test_less_than_the_distance_never_succeeds_and_more_nearly_always_does(norm:
                 assert found.distance <= threat.epsilon * (1 + 1e-5)
                 assert found.image.min() >= 0
                 assert found.image.max() <= 1
-    assert wins == {0.8: 0, 1.2: 5}
+    assert wins == {0.8: 0, 1.2: 4}
 
 
 def test_the_best_image_lies_on_the_way_to_the_other_class() -> None:
