@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from diffclass.denoisers.fit import fit_mixture
     from diffclass.denoisers.mixture import MixtureDenoiser
+    from diffclass.denoisers.text_to_image import PipelineDenoiser
 
 __all__ = [
     "EDM",
@@ -38,6 +39,7 @@ __all__ = [
     "MixtureDenoiser",
     "ModelCard",
     "Parametrisation",
+    "PipelineDenoiser",
     "PixelDenoiser",
     "Report",
     "SharesDraws",
@@ -58,6 +60,7 @@ _HOME_OF = {
     "GaussianDenoiser": "analytic",
     "GaussianMixtureDenoiser": "analytic",
     "MixtureDenoiser": "mixture",
+    "PipelineDenoiser": "text_to_image",
     "fit_mixture": "fit",
 }
 

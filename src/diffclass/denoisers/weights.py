@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diffclass.errors import ResultError, UnsupportedModel, WeightsMismatch, WeightsMissing
 
-__all__ = ["fetch", "find_weights", "put_weights", "read_weights", "save_model"]
+__all__ = ["fetch", "find_weights", "is_hub_id", "put_weights", "read_weights", "save_model"]
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _SAFE = (_WEIGHTS, "model.safetensors")
@@ -41,6 +41,11 @@ def fetch(model_id: str) -> Path:
             f"The model {model_id!r} is neither a directory here nor to be had from the Hugging Face hub "
             f"({type(error).__name__}). Check the name and the connection, or download it first and give its directory."
         ) from error
+
+
+def is_hub_id(model_id: str) -> bool:
+    """Tell whether a name could be one on the Hugging Face hub: "owner/name"."""
+    return _HUB_ID.fullmatch(model_id) is not None
 
 
 def find_weights(directory: Path) -> Path:
