@@ -18,7 +18,9 @@ if TYPE_CHECKING:
         MajorityVote,
         Mean,
         PairedRace,
+        Prompts,
         SuccessiveHalving,
+        ZeroShotClassifier,
     )
     from diffclass.denoisers import Space, check_denoiser, fit_mixture, list_models, load
     from diffclass.evidence import Objective
@@ -33,8 +35,10 @@ __all__ = [
     "Mean",
     "Objective",
     "PairedRace",
+    "Prompts",
     "Space",
     "SuccessiveHalving",
+    "ZeroShotClassifier",
     "__version__",
     "certify",
     "check_denoiser",
@@ -57,7 +61,9 @@ _HOMES = {
         "MajorityVote",
         "Mean",
         "PairedRace",
+        "Prompts",
         "SuccessiveHalving",
+        "ZeroShotClassifier",
     ),
     "diffclass.denoisers": ("Space", "check_denoiser", "fit_mixture", "list_models", "load"),
     "diffclass.evidence": ("Objective",),

@@ -91,6 +91,7 @@ def configuration(classifier: DiffusionClassifier) -> dict[str, Any]:
             "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
         },
         "classes": list(classifier.classes_),
+        **({} if classifier.prompts is None else {"prompts": [list(row) for row in classifier.prompts.texts]}),
         "objective": _plain(classifier.objective),
         "race": _plain(classifier.race),
         "aggregate": _plain(classifier.aggregate),

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
+from diffclass.decide.certainty import certainty
 from diffclass.evidence import Evidence
 
 __all__ = ["Decision"]
@@ -57,6 +58,13 @@ class Decision:
     def probability(self) -> float | None:
         """Calibrated probability of the leader."""
         return None if self.probabilities is None else self.probabilities[self.leader]
+
+    @property
+    def scores(self) -> Mapping[str, float]:
+        """Return a number in [0, 1] for every class that sums to 1: calibrated probabilities, or else `certainty`."""
+        if self.probabilities is not None:
+            return self.probabilities
+        return dict(zip(self.evidence.classes, certainty(self.evidence).tolist(), strict=True))
 
     def row(self) -> dict[str, Any]:
         """Return everything but the evidence as plain values, for JSON."""

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from diffclass.denoisers.card import ModelCard
-from diffclass.denoisers.catalogue import list_models, load, read_card
+from diffclass.denoisers.catalogue import LOAD_OPTIONS, list_models, load, read_card
 from diffclass.denoisers.conformance import Check, Report, check_denoiser
 from diffclass.denoisers.parametrisation import EDM, X0, Epsilon, Flow, Parametrisation, V
 from diffclass.denoisers.pixel import PixelDenoiser, load_pixel
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EDM",
+    "LOAD_OPTIONS",
     "X0",
     "Check",
     "Conditions",

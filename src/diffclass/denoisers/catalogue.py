@@ -15,10 +15,11 @@ from diffclass.denoisers.protocol import Denoiser
 from diffclass.denoisers.weights import fetch, is_hub_id
 from diffclass.errors import ConditionError, InputError, WeightsMissing
 
-__all__ = ["list_models", "load", "read_card"]
+__all__ = ["LOAD_OPTIONS", "list_models", "load", "read_card"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-_PIPELINE_OPTIONS = {"size", "lora", "lora_scale", "vae", "config", "force", "offload", "attention"}
+# Of text-to-image models; the fields of PipelineOptions, which are not imported before they are needed.
+LOAD_OPTIONS = {"size", "lora", "lora_scale", "vae", "config", "force", "offload", "attention"}
 
 
 def load(
@@ -66,7 +67,7 @@ def _open(
 ) -> Denoiser:
     """Find and read a model."""
     place = _device(device)
-    unknown = options.keys() - _PIPELINE_OPTIONS
+    unknown = options.keys() - LOAD_OPTIONS
     if unknown:
         raise TypeError(f"load() got an unexpected keyword argument {min(unknown)!r}")
     if Path(model).is_file():

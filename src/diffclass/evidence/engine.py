@@ -74,7 +74,7 @@ class Engine:
 
     Args:
         denoiser: the model.
-        conditions: one for each class.
+        conditions: one for each class, or for each prompt and class, the classes of a prompt side by side.
         classes: names.
         objective: weight, proposal and distance.
         race: when classes are dropped.
@@ -104,6 +104,12 @@ class Engine:
             raise RangeError(f"The 'batch_size' parameter must be at least 1. Got {self.batch_size}.")
         if self.depth is not None and self.depth < 1:
             raise RangeError(f"The 'depth' parameter must be at least 1. Got {self.depth}.")
+        assert len(self.conditions) % len(self.classes) == 0, (len(self.conditions), len(self.classes))
+
+    @property
+    def n_prompts(self) -> int:
+        """Prompts of each class."""
+        return len(self.conditions) // len(self.classes)
 
     def sigma_range(self) -> tuple[float, float]:
         """[model units] The part of the objective's noise range that the model and the target allow."""
@@ -147,11 +153,18 @@ class Engine:
     def _enter(self, index: int, image: Tensor, span: tuple[float, float]) -> Contest:
         """Encode one image and place its draws."""
         draws = Draws.place(
-            self.objective, span, n=self.race.n_draws, block=self.race.block, seed=self.seed, key=image_key(image)
+            self.objective,
+            span,
+            n=self.race.n_draws,
+            block=self.race.block,
+            seed=self.seed,
+            key=image_key(image),
+            n_prompts=self.n_prompts,
         )
         x = self.denoiser.encode(send(image[None], self.denoiser.device))
         x = self.target.prepare(x, lambda y, sigma: self.denoiser(y, sigma, self.conditions.without_class(len(y))))
-        targets = self.target.class_targets(x, len(self.classes), lambda y, s: self.denoiser(y, s, self.conditions))
+        first = self.conditions[torch.arange(len(self.classes), device=self.denoiser.device)]
+        targets = self.target.class_targets(x, len(self.classes), lambda y, s: self.denoiser(y, s, first))
         return Contest(index, x, draws, len(self.classes), targets)
 
     def _ask(self, contest: Contest, queue: Queue) -> None:
@@ -175,7 +188,11 @@ class Engine:
         sigmas = send(torch.from_numpy(sigma), device)
         owner = send(torch.from_numpy(owners), device)
         noisy, target = self.target(x[owner], sigmas, send(epsilon, device))
-        denoised = self._denoise(noisy, sigmas, self.conditions[classes], rows)
+        told = classes
+        if self.n_prompts > 1:
+            prompts = np.array([pair.prompt(int(draw)) for pair, draw in zip(of_pair, draws, strict=True)])
+            told = classes + len(self.classes) * send(torch.from_numpy(prompts), device)[rows]
+        denoised = self._denoise(noisy, sigmas, self.conditions[told], rows)
         of_classes = [contest.targets for contest in cells.contests if contest.targets is not None]
         wanted = torch.stack(of_classes)[owner[rows], classes] if of_classes else target[rows]
         return Flight(cells, _distance(denoised, wanted, self.objective.distance)[: len(cells)])

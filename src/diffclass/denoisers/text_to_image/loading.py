@@ -104,21 +104,21 @@ def load_pipeline(
             put_lora(pipe, options.lora, options.lora_scale)
         if options.vae is not None:
             replace_vae(pipe, options.vae)
-        denoiser = _denoiser(pipe, family, place, options)
+        denoiser = _denoiser(pipe, family, name, place, options)
         _place(denoiser, place, dtype, options)
     if denoiser.note is not None:
         warnings.warn(denoiser.note, DiffclassWarning, stacklevel=2)
     return denoiser
 
 
-def _denoiser(pipe: Any, family: Family, device: torch.device, options: PipelineOptions) -> PipelineDenoiser:
+def _denoiser(pipe: Any, family: Family, name: str, device: torch.device, options: PipelineOptions) -> PipelineDenoiser:
     """Read from the configurations of a pipeline's parts what a denoiser must know."""
     network, vae = getattr(pipe, family.part), getattr(pipe, "vae", None)
     parametrisation, sigma_range = family.parametrisation(pipe, options.force)
     space = _space(family, pipe, vae, options.size)
     height, width = space.shape[1:]
     tokens = height * width // getattr(network.config, "patch_size", 1) ** 2
-    shift = shift_of(pipe, tokens)
+    settings = classifier_settings(parametrisation, sigma_range, (height, width), shift_of(pipe, tokens))
     return PipelineDenoiser(
         family=family,
         pipe=pipe,
@@ -129,7 +129,7 @@ def _denoiser(pipe: Any, family: Family, device: torch.device, options: Pipeline
         sigma_range=sigma_range,
         device=device,
         classes=family.classes(pipe),
-        metadata={"classifier": classifier_settings(parametrisation, sigma_range, (height, width), shift)},
+        metadata={"name": name, "classifier": settings},
         note=family.note(pipe),
     )
 
