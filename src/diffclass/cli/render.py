@@ -231,21 +231,31 @@ def answers_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None
     from rich.markup import escape
 
     calibrated = any(row.get("probability") is not None for row in rows)
-    middle = [">calibrated"] if calibrated else []
-    made = table("image", "label", ">log-odds", "over", *middle, ">evals", "ended by", ">s", title=title)
+    shares = "probability" if calibrated else "score"
+    made = table(
+        "image",
+        "label",
+        ">log-odds",
+        "over",
+        ">calibrated" if calibrated else ">score",
+        ">evals",
+        "ended by",
+        ">s",
+        title=title,
+    )
     for row in rows:
         if "error" in row:
             continue
         label = f"[bold]{escape(row['label'])}[/]" if row["label"] is not None else "[yellow]none[/]"
         if row["truth"] not in (None, row["label"]):
             label += f" [red](it is {escape(row['truth'])})[/]"
-        share = [] if not calibrated else ["" if row["probability"] is None else f"{row['probability']:.1%}"]
+        share = row.get(shares)  # results of earlier versions have no score
         cells = (
             escape(row["id"]),
             label,
             _odds(row),
             escape(row["runner_up"]),
-            *share,
+            "" if share is None else f"{share:.1%}" if calibrated else f"{share:.3f}",
             f"{row['evaluations']:,}",
             row["reason"],
         )

@@ -75,6 +75,7 @@ class Decision:
             "log_odds": self.log_odds,
             "log_odds_se": self.log_odds_se if math.isfinite(self.log_odds_se) else None,
             "probability": self.probability,
+            "score": self.scores[self.leader],
             "probabilities": None if self.probabilities is None else dict(self.probabilities),
             "vote_shares": dict(self.vote_shares),
             "survivors": list(self.survivors),

@@ -18,8 +18,17 @@ from diffclass.errors import ConditionError, InputError, WeightsMissing
 __all__ = ["LOAD_OPTIONS", "list_models", "load", "read_card"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-# Of text-to-image models; the fields of PipelineOptions, which are not imported before they are needed.
-LOAD_OPTIONS = {"size", "lora", "lora_scale", "vae", "config", "force", "offload", "attention"}
+# Of text-to-image models, with their defaults: PipelineOptions, which is not imported before it is needed.
+LOAD_OPTIONS: Mapping[str, Any] = {
+    "size": None,
+    "lora": None,
+    "lora_scale": 1.0,
+    "vae": None,
+    "config": None,
+    "force": False,
+    "offload": False,
+    "attention": None,
+}
 
 
 def load(
@@ -67,7 +76,7 @@ def _open(
 ) -> Denoiser:
     """Find and read a model."""
     place = _device(device)
-    unknown = options.keys() - LOAD_OPTIONS
+    unknown = options.keys() - LOAD_OPTIONS.keys()
     if unknown:
         raise TypeError(f"load() got an unexpected keyword argument {min(unknown)!r}")
     if Path(model).is_file():
@@ -76,7 +85,7 @@ def _open(
     index = directory / "model_index.json"
     if index.is_file() and any(part in read_json(index) for part in ("vae", "text_encoder")):
         return _load_pipeline(model, directory, place, _dtype(dtype, place), classes, options)
-    given = [name for name, value in options.items() if value not in (None, False)]
+    given = [name for name, value in options.items() if value != LOAD_OPTIONS[name]]
     if given:
         raise InputError(f"The {given[0]!r} option is one of text-to-image models, and {str(model)!r} is none.")
     if (directory / "config.json").is_file():
