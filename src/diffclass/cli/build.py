@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffclass.decide.classifier import DiffusionClassifier
+    from diffclass.decide.first_look import FirstLook
     from diffclass.evidence.race import Race
 
 __all__ = ["at_speed", "build_classifier", "build_race", "own_directory", "use_threads"]
@@ -31,6 +32,8 @@ def build_classifier(
     labels: str | None = None,
     templates: tuple[str, ...] = (),
     prompts: Path | None = None,
+    first: str | None = None,
+    keep: int | None = None,
     **pipeline: Any,
 ) -> "DiffusionClassifier":
     """Load a model as a classifier; what the options leave open is the model's own choice."""
@@ -45,9 +48,22 @@ def build_classifier(
     on_cpu = classifier.denoiser.device.type == "cpu"
     return replace(
         classifier,
+        first_look=_first_look(first, keep, classifier),
         race=build_race(classifier, race, draws=draws, delta=delta),
         batch_size=batch_size or min(classifier.batch_size, 64 if on_cpu else 256),
     )
+
+
+def _first_look(first: str | None, keep: int | None, classifier: "DiffusionClassifier") -> "FirstLook | None":
+    """Load the encoder that guesses before the race."""
+    from diffclass.decide.first_look import FirstLook
+    from diffclass.errors import InputError
+
+    if first is None:
+        if keep is not None:
+            raise InputError("--keep needs a model that says which classes to keep. Give one with --first.")
+        return None
+    return FirstLook.from_pretrained(first, keep=keep, device=classifier.denoiser.device)
 
 
 def _told(labels: str | None, templates: tuple[str, ...], prompts: Path | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from diffclass.cli.options import (
+    first_look_options,
     model_options,
     out_option,
     output_options,
@@ -31,6 +32,7 @@ _DRAWN = 12  # pictures in a figure
 @model_options
 @prompt_options
 @race_options
+@first_look_options
 @pipeline_options
 @picture_options("crop")
 @click.option("--figure", type=click.Path(dir_okay=False, path_type=Path), help="Draw the first 12 answers.")
@@ -51,7 +53,16 @@ def classify(
     from diffclass.bench.figure import check_figure_path, draw_answers
     from diffclass.bench.pictures import classify_pictures, picture_items
     from diffclass.cli.build import at_speed, build_classifier
-    from diffclass.cli.render import answers_table, fail_items, note, note_changes, progress, show, working
+    from diffclass.cli.render import (
+        answers_table,
+        fail_items,
+        note,
+        note_changes,
+        note_left_out,
+        progress,
+        show,
+        working,
+    )
 
     items = picture_items(images)
     if figure is not None:
@@ -68,6 +79,7 @@ def classify(
     if len(failures) < len(rows):
         show([answers_table(rows)], rows, as_json=as_json)
         note_changes(rows)
+        note_left_out(rows)
     if figure is not None and answers:
         note(f"drawn: {draw_answers(answers, figure, title=Path(settings['model']).name)}")
     fail_items(failures, of=len(rows))

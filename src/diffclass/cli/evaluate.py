@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from diffclass.cli.options import (
+    first_look_options,
     model_options,
     out_option,
     output_options,
@@ -30,6 +31,7 @@ Examples:
 @model_options
 @prompt_options
 @race_options
+@first_look_options
 @pipeline_options
 @click.option("--split", help="Which part of the data set: train, validation or test.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many images, each class in its proportion.")

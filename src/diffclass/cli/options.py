@@ -123,6 +123,20 @@ prompt_options = _stacked(
         help="CSV file with the columns prompt, classname and classidx, in place of labels and templates.",
     ),
 )
+first_look_options = _stacked(
+    click.option(
+        "--first",
+        metavar="MODEL",
+        help="Let a CLIP or SigLIP (directory or owner/name) guess first: the race drops classes sooner, and its "
+        "guarantee stays.",
+    ),
+    click.option(
+        "--keep",
+        type=click.IntRange(min=2),
+        help="Measure only so many of the classes that --first finds likeliest: the guarantee says nothing of the "
+        "others.",
+    ),
+)
 pipeline_options = _stacked(
     click.option("--size", type=click.IntRange(min=1), help="Height and width of the images. [default: the model's]"),
     click.option("--lora", metavar="LORA", help="File, directory or owner/name of a LoRA to fuse into the network."),

@@ -5,6 +5,7 @@ from diffclass.decide.calibration import Temperature, against_rest, fit_temperat
 from diffclass.decide.certainty import certainty
 from diffclass.decide.classifier import DiffusionClassifier
 from diffclass.decide.decision import Decision
+from diffclass.decide.first_look import FirstLook
 from diffclass.decide.prompts import DEFAULT_TEMPLATE, Prompts
 from diffclass.decide.published import ClarkJaini, SiftAndRefine, SuccessiveHalving
 from diffclass.decide.race import Exhaustive, PairedRace
@@ -20,6 +21,7 @@ __all__ = [
     "Decision",
     "DiffusionClassifier",
     "Exhaustive",
+    "FirstLook",
     "MajorityVote",
     "Mean",
     "PairedRace",

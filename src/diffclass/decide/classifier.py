@@ -14,12 +14,13 @@ from diffclass.data.images import check_images
 from diffclass.decide.aggregate import Aggregate, Mean
 from diffclass.decide.calibration import probabilities
 from diffclass.decide.decision import Decision
+from diffclass.decide.first_look import FirstLook
 from diffclass.decide.prompts import Prompts, check_classes
 from diffclass.decide.race import PairedRace
 from diffclass.decide.stopping import Calibrated
 from diffclass.denoisers import LOAD_OPTIONS, Conditions, Denoiser, load
 from diffclass.errors import ConditionError, InputError, RangeError
-from diffclass.evidence import Clean, Engine, Finished, Objective, Race, Target
+from diffclass.evidence import Clean, Engine, Finished, Foresight, Objective, Race, Target
 from diffclass.types import Images
 
 __all__ = ["DiffusionClassifier"]
@@ -40,6 +41,8 @@ class DiffusionClassifier:
         classes: names to choose from; the model's own if None. A model that reads text is told them by `prompts`.
         prompts: what a model that reads text is told for each class; "a photo of a {}." if None.
         objective: what is compared; the model's own default if None.
+        first_look: an encoder that guesses which classes lead before the race; with its `keep`, the others are not
+            measured, and the race's guarantee holds among those that are.
         race: when classes are dropped; the model's own budget with `PairedRace` if None.
         aggregate: mean error or majority vote.
         target: clean, or one of the noised classifiers.
@@ -64,6 +67,7 @@ class DiffusionClassifier:
     classes: tuple[str, ...] | None = None
     prompts: Prompts | None = None
     objective: Objective | None = None
+    first_look: FirstLook | None = None
     race: Race | None = None
     aggregate: Aggregate = field(default_factory=Mean)
     target: Target = field(default_factory=Clean)
@@ -157,9 +161,15 @@ class DiffusionClassifier:
             race=self.race,
             target=self.target,
             log_prior=self._log_prior(),
+            foresight=self._foresight(),
             seed=self.seed,
             batch_size=self.batch_size,
         )
+
+    def _foresight(self) -> Callable[[Tensor], Foresight] | None:
+        if self.first_look is None:
+            return None
+        return self.first_look(self.prompts or Prompts.from_templates(self.classes_))
 
     def stream(self, images: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[int, Decision]]:
         """Classify a stream of (index, image in [0, 1]); answers come as they are reached, in no fixed order."""

@@ -55,6 +55,12 @@ class Decision:
         return self.label is not None
 
     @property
+    def unmeasured(self) -> tuple[str, ...]:
+        """Classes that a first look left out: the race's guarantee says nothing of them."""
+        measured = self.evidence.n_measured
+        return tuple(name for name, n in zip(self.evidence.classes, measured, strict=True) if n == 0)
+
+    @property
     def probability(self) -> float | None:
         """Calibrated probability of the leader."""
         return None if self.probabilities is None else self.probabilities[self.leader]
@@ -79,6 +85,7 @@ class Decision:
             "probabilities": None if self.probabilities is None else dict(self.probabilities),
             "vote_shares": dict(self.vote_shares),
             "survivors": list(self.survivors),
+            "unmeasured": list(self.unmeasured),
             "evaluations": self.evaluations,
             "n_draws": self.n_draws,
             "reason": self.reason,

@@ -3,6 +3,7 @@
 from diffclass.evidence.draws import Draws
 from diffclass.evidence.engine import Engine, Finished
 from diffclass.evidence.evidence import Evidence, PairedDifference
+from diffclass.evidence.foresight import Foresight
 from diffclass.evidence.matrix import ErrorMatrices
 from diffclass.evidence.objective import (
     EDMOfficialWeight,
@@ -31,6 +32,7 @@ __all__ = [
     "ErrorMatrices",
     "Evidence",
     "Finished",
+    "Foresight",
     "LikelihoodWeight",
     "LogNormal",
     "LogUniform",

@@ -6,7 +6,7 @@ the next batch is packed and launched while one runs.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import final
 
@@ -20,6 +20,7 @@ from diffclass.errors import ConditionError, NonFiniteError, RangeError
 from diffclass.evidence.batch import Cells, Contest, Flight, Queue, send
 from diffclass.evidence.draws import Draws
 from diffclass.evidence.evidence import Evidence
+from diffclass.evidence.foresight import Foresight
 from diffclass.evidence.objective import Objective
 from diffclass.evidence.race import Race
 from diffclass.evidence.target import Clean, Target
@@ -80,6 +81,7 @@ class Engine:
         race: when classes are dropped.
         target: clean or noised.
         log_prior: of each class; zeros if None.
+        foresight: what is believed of an image in [0, 1] before its first draw; nothing if None.
         seed: of the noise.
         batch_size: cells (image, draw, class) a network call; every call has exactly this many. What the classes of a
             draw share (`SharesDraws`) is called on the draws among them.
@@ -93,6 +95,7 @@ class Engine:
     race: Race
     target: Target = field(default_factory=Clean)
     log_prior: LogJoint | None = None
+    foresight: Callable[[Tensor], Foresight] | None = None
     seed: int = 0
     batch_size: int = 256
     depth: int | None = None
@@ -165,7 +168,8 @@ class Engine:
         x = self.target.prepare(x, lambda y, sigma: self.denoiser(y, sigma, self.conditions.without_class(len(y))))
         first = self.conditions[torch.arange(len(self.classes), device=self.denoiser.device)]
         targets = self.target.class_targets(x, len(self.classes), lambda y, s: self.denoiser(y, s, first))
-        return Contest(index, x, draws, len(self.classes), targets)
+        belief = None if self.foresight is None else self.foresight(image)
+        return Contest(index, x, draws, len(self.classes), targets, belief)
 
     def _ask(self, contest: Contest, queue: Queue) -> None:
         """Queue the cells up to the race's next look."""
@@ -227,7 +231,13 @@ class Engine:
     def _judge(self, contest: Contest) -> Finished | None:
         """Ask the race who goes on; None if it does."""
         prior = np.zeros(len(self.classes)) if self.log_prior is None else self.log_prior
-        evidence = Evidence(errors=contest.errors, draws=contest.draws, classes=self.classes, log_prior=prior)
+        evidence = Evidence(
+            errors=contest.errors,
+            draws=contest.draws,
+            classes=self.classes,
+            log_prior=prior,
+            foresight=contest.foresight,
+        )
         survivors = self.race.survivors(evidence)
         contest.looks[contest.alive & ~survivors] = contest.asked
         contest.alive = survivors

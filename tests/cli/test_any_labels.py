@@ -70,6 +70,33 @@ def test_distilled_models_are_said_to_be(pipelines: Path, photo: Path) -> None:
     assert "Warning: This Flux is guidance-distilled: it was trained to imitate a guided model" in told.stderr
 
 
+def test_a_first_look_says_what_it_left_out(pipelines: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffclass.decide import FirstLook
+    from diffclass.evidence import Foresight
+
+    class Guess:
+        name = "guess"
+
+        def __init__(self, keep: int | None) -> None:
+            self.keep = keep
+
+        def __call__(self, prompts: Any) -> Any:
+            return lambda image: Foresight.from_probabilities(np.array([0.5, 0.3, 0.2]), self.keep)
+
+    monkeypatch.setattr(FirstLook, "from_pretrained", lambda model, keep, device: Guess(keep))
+    told = ("classify", photo, "--model", pipelines / "sd1", *FAST, "--labels", "cat,dog,cow", "--first", "some/clip")
+    (one,) = rows(run(*told, "--keep", 2, "--json"))
+    assert one["unmeasured"] == ["cow"]
+    assert one["class_log_odds"]["cow"] is None
+    assert one["evaluations"] == 16
+    said = run(*told, "--keep", 2).stderr
+    assert (
+        "The first look left out 1 classes, which were not measured: the race's guarantee holds among the others."
+        in (" ".join(said.split()))
+    )
+    assert rows(run(*told, "--json"))[0]["unmeasured"] == []
+
+
 CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "no labels": (
         (),
@@ -83,6 +110,10 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "template alone": (
         ("--template", "a {}"),
         "Error: --template needs the classes that it is filled with. Give them with --labels.",
+    ),
+    "keep alone": (
+        ("--labels", "cat,dog", "--keep", "2"),
+        "Error: --keep needs a model that says which classes to keep. Give one with --first.",
     ),
     "prompts and labels": (
         ("--prompts", "x.csv", "--labels", "cat,dog"),
