@@ -64,3 +64,11 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in tiny_pipelines.PIPELINES:
         tiny_pipelines.save(name, home)
     return home
+
+
+@pytest.fixture(scope="session")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a tiny CLIP and a tiny SigLIP."""
+    import tiny_pipelines
+
+    return tiny_pipelines.save_encoders(tmp_path_factory.mktemp("encoders"))

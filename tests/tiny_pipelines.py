@@ -263,3 +263,30 @@ def original(directory: Path) -> Any:
     none = {key: None for key, value in index.items() if isinstance(value, list) and value[0] is None}
     with libraries_quiet():
         return getattr(diffusers, index["_class_name"]).from_pretrained(directory, **none)
+
+
+def save_encoders(home: Path) -> Path:
+    """Save a tiny CLIP and a tiny SigLIP with random weights."""
+    import transformers
+
+    text = {
+        "vocab_size": len(clip_tokenizer()), "hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "max_position_embeddings": TOKENS, "bos_token_id": 0, "eos_token_id": 1,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "image_size": 8, "patch_size": 4,
+    }  # fmt: skip
+    torch.manual_seed(2)
+    with libraries_quiet():
+        clip = transformers.CLIPModel(
+            transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH)
+        )
+        siglip = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision))
+        for name, model in {"clip": clip, "siglip": siglip}.items():
+            model.save_pretrained(home / name)
+            clip_tokenizer().save_pretrained(home / name)
+            (home / name / "preprocessor_config.json").write_text(
+                '{"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}'
+            )
+    return home

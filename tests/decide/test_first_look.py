@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from diffclass.decide import DiffusionClassifier, Exhaustive, FirstLook, PairedRace, Prompts
-from diffclass.denoisers.text_to_image.quiet import libraries_quiet
 from diffclass.errors import DiffclassError, RangeError, UnsupportedModel, WeightsMissing
 from diffclass.evidence import Draws, Evidence, Foresight, Objective
-from tiny_pipelines import TOKENS, WIDTH, clip_tokenizer
+from tiny_pipelines import TOKENS, clip_tokenizer
 from tiny_text import NAMES, TextDenoiser
 
 K, BLOCK, DRAWS, DELTA = 6, 4, 128, 0.1
@@ -109,35 +108,6 @@ def test_classes_left_out_are_not_measured_and_said_to_be(race: Any) -> None:
     assert decision.evidence.log_odds()[2] == -np.inf
     whole = with_guess([0.6, 0.3, 0.1], None, race).classify(image)[0]
     assert (whole.label, whole.unmeasured) == ("bright", ())
-
-
-@pytest.fixture(scope="session")
-def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny CLIP and a tiny SigLIP with random weights."""
-    import transformers
-
-    home = tmp_path_factory.mktemp("encoders")
-    text = {
-        "vocab_size": len(clip_tokenizer()), "hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 1,
-        "num_attention_heads": 2, "max_position_embeddings": TOKENS, "bos_token_id": 0, "eos_token_id": 1,
-    }  # fmt: skip
-    vision = {
-        "hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "image_size": 8, "patch_size": 4,
-    }  # fmt: skip
-    torch.manual_seed(2)
-    with libraries_quiet():
-        clip = transformers.CLIPModel(
-            transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH)
-        )
-        siglip = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision))
-        for name, model in {"clip": clip, "siglip": siglip}.items():
-            model.save_pretrained(home / name)
-            clip_tokenizer().save_pretrained(home / name)
-            (home / name / "preprocessor_config.json").write_text(
-                '{"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}'
-            )
-    return home
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
