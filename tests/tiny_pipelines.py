@@ -246,13 +246,14 @@ def save(name: str, directory: Path, build: Callable[[], Any] | None = None) -> 
 
 
 def loaded(directory: Path, **options: Any) -> Any:
-    """Load a tiny pipeline, on the CPU in float32."""
+    """Load a tiny pipeline, on the CPU, in float32 where nothing else is asked for."""
+    options = {"device": "cpu", "dtype": "float32"} | options
     if "flux" in directory.name:
         options = {"size": 2 * CELLS} | options  # its configuration does not say for which size it is
     if directory.name == "flux-dev":
         with pytest.warns(match="This Flux is guidance-distilled"):
-            return load(directory, device="cpu", dtype="float32", **options)
-    return load(directory, device="cpu", dtype="float32", **options)
+            return load(directory, **options)
+    return load(directory, **options)
 
 
 def original(directory: Path) -> Any:

@@ -20,8 +20,9 @@ def prompts_of(denoiser: Any) -> tuple[str, ...]:
 
 
 @every_family
-def test_family_conforms(pipelines: Path, name: str) -> None:
-    denoiser = loaded(pipelines / name)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_family_conforms(pipelines: Path, name: str, dtype: str) -> None:
+    denoiser = loaded(pipelines / name, dtype=dtype)
     assert isinstance(denoiser, PipelineDenoiser)
     report = check_denoiser(denoiser)
     assert report.passed, str(report)

@@ -134,6 +134,8 @@ class DiffusionClassifier:
         denoiser = load(model, device=device, dtype=dtype, compile=compile, batch_size=batch_size, **to_load)
         stored = getattr(denoiser, "metadata", {}).get("classifier", {})
         options = {"batch_size": stored.get("batch_size", 256)} | options
+        if options.get("classes") is not None:
+            options["classes"] = tuple(options["classes"])
         if templates is not None:
             options["prompts"] = Prompts.from_templates(options.get("classes") or (), templates)
         if _CALIBRATED_FOR.isdisjoint(options):
@@ -259,6 +261,8 @@ def _told(
         check_classes(names)
         return names, None
     if classes is None and prompts is None:
+        prompts = _stored_prompts(denoiser)
+    if classes is None and prompts is None:
         raise ConditionError(
             "This model reads text and has no classes of its own. Name at least two with classes=[...] or --labels."
         )
@@ -270,6 +274,14 @@ def _told(
             f"Got {', '.join(map(repr, names[:5]))}."
         )
     return names, prompts
+
+
+def _stored_prompts(denoiser: Denoiser) -> Prompts | None:
+    """Return the prompts that a model was measured with, if it says."""
+    metadata = getattr(denoiser, "metadata", {})
+    if "prompts" not in metadata:
+        return None
+    return Prompts(classes=tuple(metadata["classes"]), texts=tuple(tuple(row) for row in metadata["prompts"]))
 
 
 def _calibration(stored: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -88,6 +88,10 @@ def _open(
     given = [name for name, value in options.items() if value != LOAD_OPTIONS[name]]
     if given:
         raise InputError(f"The {given[0]!r} option is one of text-to-image models, and {str(model)!r} is none.")
+    if (directory / "diffclass.json").is_file() and (directory / "text_encoder").is_dir():
+        from diffclass.denoisers.text_to_image.pixels import load_pixel_text
+
+        return load_pixel_text(directory, device=place, dtype=_dtype(dtype, place), classes=classes)
     if (directory / "config.json").is_file():
         kind = read_json(directory / "config.json").get("_class_name")
         if kind == "MixtureDenoiser":
