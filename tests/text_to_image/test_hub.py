@@ -8,6 +8,8 @@ import pytest
 
 from diffclass.denoisers import PipelineDenoiser, load
 from diffclass.errors import WeightsMissing
+from pipeline_file import save_single_file
+from tiny_pipelines import original
 
 
 @pytest.fixture
@@ -36,6 +38,29 @@ def test_the_parts_of_a_pipeline_are_downloaded_as_safetensors(hub: list[tuple[A
     assert isinstance(denoiser, PipelineDenoiser)
     assert denoiser.metadata["name"] == "owner/tiny"
     assert hub == [("owner/tiny", "model_index.json"), ("owner/tiny", {"use_safetensors": True})]
+
+
+def test_single_files_take_from_the_hub_what_they_have_not(
+    pipelines: Path, hub: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    def snapshot(repo_id: str, *, allow_patterns: list[str]) -> str:
+        hub.append((repo_id, allow_patterns))
+        return str(pipelines / "sd1")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    network = pipelines / "sd1/unet/diffusion_pytorch_model.safetensors"
+    assert isinstance(load(network, device="cpu", dtype="float32", config="owner/tiny"), PipelineDenoiser)
+    assert hub == [
+        ("owner/tiny", ["*.json", "*.txt", "*.model"]),
+        ("owner/tiny", "model_index.json"),
+        ("owner/tiny", {"use_safetensors": True, "unet": None}),
+    ]
+    hub.clear()
+    path = save_single_file(original(pipelines / "sd1"), pipelines / "whole.safetensors")
+    assert isinstance(load(path, device="cpu", dtype="float32", config="owner/tiny"), PipelineDenoiser)
+    assert hub == [("owner/tiny", ["*.json", "*.txt", "*.model"])]
 
 
 def test_names_on_the_hub_tell_of_distillation(hub: list[tuple[Any, ...]]) -> None:

@@ -1,5 +1,6 @@
 """Where pipelines come from, what can be put into them, and where their parts go."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,31 @@ def test_a_whole_model_in_a_single_file(pipelines: Path, tmp_path: Path) -> None
     assert torch.allclose(answer(one), answer(whole), atol=1e-5)
     images = torch.rand(2, 3, 16, 16)
     assert torch.allclose(one.encode(images), whole.encode(images), atol=1e-5)
+
+
+def test_tokenizers_that_come_as_a_sentencepiece_model(pipelines: Path, tmp_path: Path) -> None:
+    # As those of PixArt on the hub: no tokenizer.json. transformers reads them with sentencepiece and protobuf.
+    from io import BytesIO
+
+    import sentencepiece
+
+    words = ["a photo of a cat", "a dog", "the number seven, in red"] * 20
+    model = BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(words), model_writer=model, vocab_size=40, hard_vocab_limit=False, minloglevel=2,
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+    )  # fmt: skip
+    copy = tmp_path / "pixart-alpha"
+    shutil.copytree(pipelines / "pixart-alpha", copy, ignore=shutil.ignore_patterns("tokenizer.json"))
+    (copy / "tokenizer/spiece.model").write_bytes(model.getvalue())
+    (copy / "tokenizer/tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "T5Tokenizer", "eos_token": "</s>", "pad_token": "<pad>", "extra_ids": 0})
+    )
+    ours = loaded(copy)
+    tokens = ours.pipe.tokenizer("a cat").input_ids
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).encode("a cat")
+    assert tokens == [*pieces, 1]
+    assert ours.condition_on(PROMPTS).tensors["encoder_hidden_states"].shape[:2] == (2, 120)
 
 
 def test_half_precision_variants_are_found(pipelines: Path, tmp_path: Path) -> None:

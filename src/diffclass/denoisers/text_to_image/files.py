@@ -132,7 +132,7 @@ def open_file(path: Path, config: str | Path | None, dtype: torch.dtype) -> tupl
     import diffusers
 
     whole = any(key.startswith(_WHOLE) for key in _keys(path))
-    directory = _others(path, config)
+    directory = _others(path, config, whole)
     index = index_of(directory)
     family = family_of(index.get("_class_name"), str(path))
     if whole:
@@ -165,21 +165,27 @@ def _keys(path: Path) -> list[str]:
         raise WeightsMismatch(f"The file {str(path)!r} is truncated or altered. Copy or download it again.") from error
 
 
-def _others(path: Path, config: str | Path | None) -> Path:
-    """Find the directory with the parts that a single file has not."""
+def _others(path: Path, config: str | Path | None, whole: bool) -> Path:
+    """Find the directory with the parts that a single file has not: all but the network, or configurations alone."""
     if config is None:
         from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
 
         config = fetch_diffusers_config(load_single_file_checkpoint(str(path)))["pretrained_model_name_or_path"]
     if Path(config).is_dir():
         return Path(config)
-    found = fetch_pipeline(str(config))
-    if found is None:
+    from huggingface_hub import snapshot_download
+
+    try:  # the folder of a revision is the same one whatever is downloaded of it
+        directory = Path(snapshot_download(str(config), allow_patterns=["*.json", "*.txt", "*.model"]))
+    except (OSError, ValueError) as error:
         raise WeightsMissing(
             f"The file {str(path)!r} holds no tokenizer, and the other parts of its model, {str(config)!r}, are not to "
             "be had from the Hugging Face hub. Give the directory of a model of its family with config (--config)."
-        )
-    return found
+        ) from error
+    if not whole:
+        family = family_of(index_of(directory).get("_class_name"), str(config))
+        fetch_pipeline(str(config), without=family.part)
+    return directory
 
 
 def put_lora(pipe: Any, lora: str | Path, scale: float) -> None:
