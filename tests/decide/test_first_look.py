@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffclass.decide import DiffusionClassifier, Exhaustive, FirstLook, PairedRace, Prompts
-from diffclass.errors import DiffclassError, RangeError, UnsupportedModel, WeightsMissing
+from diffclass.errors import DiffclassError, DiffclassWarning, RangeError, UnsupportedModel, WeightsMissing
 from diffclass.evidence import Draws, Evidence, Foresight, Objective
 from tiny_pipelines import TOKENS, clip_tokenizer
 from tiny_text import NAMES, TextDenoiser
@@ -141,6 +141,16 @@ def test_first_looks_go_before_pipelines(encoders: Path) -> None:
     decision = classifier.classify(torch.full((1, 1, 2, 2), 0.8))[0]
     assert len(decision.unmeasured) == 1
     assert decision.evaluations == 16
+
+
+def test_prompts_that_it_cuts_are_reported(encoders: Path) -> None:
+    look = FirstLook.from_pretrained(encoders / "clip")
+    with pytest.warns(DiffclassWarning) as caught:
+        look(Prompts.from_templates(["cat", "dog"], ["{} on a very long and dusty mat"]))
+    n = len(clip_tokenizer()("cat on a very long and dusty mat").input_ids)
+    assert str(caught[0].message) == (
+        f"A prompt has {n} tokens, of which the first look, '{encoders / 'clip'}', reads {TOKENS}."
+    )
 
 
 def test_bad_first_looks_are_refused(encoders: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A first look by CLIP or SigLIP: which classes a race should expect to lead, and perhaps which to try at all."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from diffclass.decide.prompts import Prompts
 from diffclass.denoisers.card import read_json
 from diffclass.denoisers.weights import fetch, is_hub_id
-from diffclass.errors import RangeError, UnsupportedModel, WeightsMissing
+from diffclass.errors import DiffclassWarning, RangeError, UnsupportedModel, WeightsMissing
 from diffclass.evidence import Foresight
 
 __all__ = ["FirstLook"]
@@ -120,6 +121,13 @@ class FirstLook:
         rows = []
         limit = self.model.config.text_config.max_position_embeddings
         for texts in prompts.texts:
+            longest = max(self.tokenizer(list(texts)).input_ids, key=len)
+            if len(longest) > limit:
+                warnings.warn(
+                    f"A prompt has {len(longest)} tokens, of which the first look, {self.name!r}, reads {limit}.",
+                    DiffclassWarning,
+                    stacklevel=2,
+                )
             tokens = self.tokenizer(
                 list(texts), padding="max_length", truncation=True, max_length=limit, return_tensors="pt"
             )
