@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 
 from diffclass.denoisers import PipelineDenoiser, check_denoiser
 from diffclass.denoisers.parametrisation import Flow, V
+from diffclass.denoisers.text_to_image.family import shift_of
+from diffclass.evidence import Objective
 from pipeline_reference import latent, noised, predicted, wanted
 from tiny_pipelines import PIPELINES, loaded, original
 
@@ -101,11 +105,41 @@ def test_prompts_are_embedded_once(pipelines: Path, monkeypatch: pytest.MonkeyPa
     assert len(calls) == n
 
 
-def test_learned_settings_follow_the_scheduler(pipelines: Path) -> None:
-    # The weight of a schedule is what uniform times give its noise error; of a flow, its logit-normal around the shift.
-    settings = loaded(pipelines / "sd1").metadata["classifier"]
-    assert settings["weight"]["kind"] == "tabulated"
-    flow = loaded(pipelines / "sd3").metadata["classifier"]["proposal"]
-    peak = max(zip(flow["log_density"], flow["log_sigma"], strict=True))[1]
-    step = flow["log_sigma"][1] - flow["log_sigma"][0]
-    assert peak == pytest.approx(torch.tensor(3.0).log().item(), abs=step)
+def weighted(denoiser: Any, integrand: Any) -> float:
+    """Integrate weight x integrand over the model's noise range, against d log(sigma)."""
+    objective = Objective.from_settings(denoiser.metadata["classifier"], sigma_data=1.0)
+    log_sigma = np.linspace(*np.log(denoiser.sigma_range), 20_001)
+    sigma = np.exp(log_sigma)
+    values = objective.weight(sigma) * integrand(sigma)
+    return float(np.trapezoid(values, log_sigma))
+
+
+def test_networks_of_a_schedule_are_asked_at_times_that_are_uniform(pipelines: Path) -> None:
+    # |noise error|^2 = |x error|^2 / sigma^2, so that the weight times sigma^2 is the density of sigma.
+    denoiser = loaded(pipelines / "sd1")
+    sigma = denoiser.parametrisation.schedule.sigmas.numpy()
+    for error in (lambda s: s / (1 + s), lambda s: np.exp(-s)):
+        assert weighted(denoiser, lambda s, error=error: s**2 * error(s)) == pytest.approx(
+            error(sigma).mean(), rel=0.01
+        )
+
+
+def test_flows_are_asked_at_the_times_of_their_training(pipelines: Path) -> None:
+    # Esser et al. 2024: t is logit-normal, shifted to 3 t / (1 + 2 t); |velocity error|^2 = |x error|^2 / t^2.
+    t = 1 / (1 + np.exp(-norm.ppf((np.arange(100_000) + 0.5) / 100_000)))
+    t = 3 * t / (1 + 2 * t)
+    denoiser = loaded(pipelines / "sd3")
+    total = weighted(denoiser, lambda s: (s / (1 + s)) ** 2)
+    for error in (lambda t: t, lambda t: np.exp(-3 * t)):
+        found = weighted(denoiser, lambda s, error=error: (s / (1 + s)) ** 2 * error(s / (1 + s))) / total
+        assert found == pytest.approx(error(t).mean(), rel=0.01)
+
+
+def test_dynamic_shifts_grow_with_the_picture(pipelines: Path) -> None:
+    # Of Flux: 256 tokens have the shift e^0.5 and 4,096 the shift e^1.15, linear in the exponent between.
+    assert shift_of(original(pipelines / "flux-dev"), 256) == pytest.approx(np.exp(0.5))
+    assert shift_of(original(pipelines / "flux-dev"), 2176) == pytest.approx(np.exp(0.825))
+    proposal = loaded(pipelines / "flux-dev").metadata["classifier"]["proposal"]  # 8 x 8 cells, 16 tokens
+    heights, log_sigma = np.array(proposal["log_density"]), np.array(proposal["log_sigma"])
+    assert heights == pytest.approx(-0.5 * (log_sigma - (0.5 + 0.65 * (16 - 256) / (4096 - 256))) ** 2)
+    assert shift_of(original(pipelines / "sana"), 64) == pytest.approx(3.0)

@@ -60,6 +60,7 @@ class Family:
         distilled: pipeline to why its network does not estimate the mean of the clean image, or None.
         note: pipeline to what a user of it should know, or None.
         null: (pipeline, device) to the condition "no prompt", or None where the model was not trained without one.
+        packs: latent cells a side that are packed into one token before the network, beyond its own patches.
         classes: pipeline to the class names it was trained on; empty for free text.
     """
 
@@ -75,4 +76,5 @@ class Family:
     distilled: Callable[[Any], str | None] = says_nothing
     note: Callable[[Any], str | None] = says_nothing
     null: Callable[[Any, torch.device], dict[str, Tensor]] | None = None
+    packs: int = 1
     classes: Callable[[Any], tuple[str, ...]] = lambda pipe: ()

@@ -84,4 +84,5 @@ FLUX = Family(
     parametrisation=_parametrisation,
     distilled=_distilled,
     note=_note,
+    packs=2,
 )

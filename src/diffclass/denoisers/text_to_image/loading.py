@@ -117,7 +117,7 @@ def _denoiser(pipe: Any, family: Family, name: str, device: torch.device, option
     parametrisation, sigma_range = family.parametrisation(pipe, options.force)
     space = _space(family, pipe, vae, options.size)
     height, width = space.shape[1:]
-    tokens = height * width // getattr(network.config, "patch_size", 1) ** 2
+    tokens = height * width // (getattr(network.config, "patch_size", 1) * family.packs) ** 2
     settings = classifier_settings(parametrisation, sigma_range, (height, width), shift_of(pipe, tokens))
     return PipelineDenoiser(
         family=family,
@@ -140,8 +140,7 @@ def _space(family: Family, pipe: Any, vae: Any, size: int | None) -> Space:
     channels = network.config.in_channels
     if vae is None:
         return Space(channels=channels, height=cells, width=cells)
-    if "Flux" in type(network).__name__:
-        channels //= 4  # in patches of 2 x 2
+    channels //= family.packs**2
     if autoencoder.latent_channels(vae) != channels:
         raise UnsupportedModel(
             f"The autoencoder makes latents of {autoencoder.latent_channels(vae)} channels and the network takes "
@@ -149,7 +148,8 @@ def _space(family: Family, pipe: Any, vae: Any, size: int | None) -> Space:
         )
     side = autoencoder.reduction(vae)
     if size is not None:
-        step = side * 2 * getattr(network.config, "patch_size", 1)  # a UNet halves, a transformer cuts patches
+        halved = 2 ** (len(network.config.get("block_out_channels") or ()) - 1) if family.part == "unet" else 1
+        step = side * halved * getattr(network.config, "patch_size", 1) * family.packs
         if size < step or size % step:
             raise RangeError(f"The 'size' must be a positive multiple of {step} pixels for this model. Got {size}.")
         cells = size // side
