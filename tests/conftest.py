@@ -53,3 +53,22 @@ def data_root() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data sets at {folder}: set DIFFCLASS_DATA to the folder that holds them")
     return folder
+
+
+@pytest.fixture(scope="session")
+def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a tiny text-to-image pipeline of every family."""
+    import tiny_pipelines
+
+    home = tmp_path_factory.mktemp("pipelines")
+    for name in tiny_pipelines.PIPELINES:
+        tiny_pipelines.save(name, home)
+    return home
+
+
+@pytest.fixture(scope="session")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a tiny CLIP and a tiny SigLIP."""
+    import tiny_pipelines
+
+    return tiny_pipelines.save_encoders(tmp_path_factory.mktemp("encoders"))

@@ -163,3 +163,12 @@ def test_importing_denoisers_imports_neither_diffusers_nor_sklearn() -> None:
     code = "import sys, diffclass.denoisers; print({'diffusers', 'sklearn', 'huggingface_hub'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_options_of_pipelines_are_known_without_importing_them() -> None:
+    from dataclasses import fields
+
+    from diffclass.denoisers import LOAD_OPTIONS
+    from diffclass.denoisers.text_to_image import PipelineOptions
+
+    assert {field.name: field.default for field in fields(PipelineOptions)} == LOAD_OPTIONS

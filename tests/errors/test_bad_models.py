@@ -172,14 +172,16 @@ TABLE: dict[str, tuple[str, Break, type[DiffclassError], str]] = {
         "ours",
         lambda m: change(m / "diffclass.json", space={"depth": 3}),
         UnsupportedModel,
-        "The 'space' of '{m}/diffclass.json' must hold channels, height, width, scale, offset, patch, data_std. "
+        "The 'space' of '{m}/diffclass.json' must hold channels, height, width, scale, offset, patch, data_std, "
+        "latent. "
         "It lacks 'channels'.",
     ),
     "metadata of a space with more": (
         "ours",
         lambda m: change(m / "diffclass.json", space={**METADATA["space"], "depth": 3}),
         UnsupportedModel,
-        "The 'space' of '{m}/diffclass.json' must hold channels, height, width, scale, offset, patch, data_std. "
+        "The 'space' of '{m}/diffclass.json' must hold channels, height, width, scale, offset, patch, data_std, "
+        "latent. "
         "It has 'depth', which is unknown.",
     ),
     "metadata of no space": (
@@ -269,17 +271,20 @@ TABLE: dict[str, tuple[str, Break, type[DiffclassError], str]] = {
     ),
     "autoencoder": (
         "dit",
-        lambda m: write(m / "model_index.json", {"_class_name": "DiTPipeline", "vae": ["diffusers", "AutoencoderKL"]}),
-        UnsupportedModel,
-        "The model in '{m}' denoises the latents of an autoencoder (it has a vae), not pixels. "
-        "Latent models are not supported yet.",
+        lambda m: write(
+            m / "model_index.json",
+            {"_class_name": "DiTPipeline", "transformer": ["diffusers", "x"], "vae": ["diffusers", "AutoencoderKL"]},
+        ),
+        WeightsMissing,
+        "The model in '{m}' has no 'vae': a DiTPipeline must come with the directory 'vae'. Download or save all of "
+        "it.",
     ),
     "latent channels": (
         "dit",
         lambda m: change(m / "transformer/config.json", in_channels=4),
         UnsupportedModel,
         "A network on pixels must take 1 or 3 channels. The one in '{m}/transformer' takes 4; "
-        "networks on latents are not supported yet.",
+        "a network on latents needs the pipeline that it belongs to, with its autoencoder.",
     ),
     "odd outputs": (
         "pipeline",

@@ -46,7 +46,9 @@ BAD_MODELS = {
 }
 TAKE_RECIPE = ("none.toml", "empty", "minst")
 CUT = "The picture '{x}' is damaged and cannot be decoded: image file is truncated."
-RECIPES = "Give a TOML file, or one of the names cifar10, cifar10-gpu, cifar10-late, digits, mnist, pneumonia."
+RECIPES = (
+    "Give a TOML file, or one of the names cifar10, cifar10-gpu, cifar10-late, digits, mnist, pneumonia, textdigits."
+)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any, final
 
 from jaxtyping import Float32
@@ -50,7 +51,8 @@ class Answer:
         if self.decision is None:
             return {**head, "error": self.error}
         evidence = self.decision.evidence
-        odds = dict(zip(evidence.classes, evidence.log_odds().tolist(), strict=True))
+        values = (odds if isfinite(odds) else None for odds in evidence.log_odds().tolist())  # None: never measured
+        odds = dict(zip(evidence.classes, values, strict=True))
         tail = {"class_log_odds": odds, "changes": list(self.changes), "seconds": self.seconds}
         return {**head, **self.decision.row(), **tail}
 

@@ -146,7 +146,8 @@ def _order(evidence: Evidence, leader: str) -> list[int]:
     """Return the classes to draw, best first."""
     first = evidence.classes.index(leader)
     odds = [evidence.difference(c, first).mean for c in range(len(evidence.classes))]
-    others = sorted((c for c in range(len(odds)) if c != first), key=lambda c: -odds[c])
+    tried = (c for c in np.flatnonzero(evidence.n_measured > 0).tolist() if c != first)
+    others = sorted(tried, key=lambda c: -odds[c])
     return [first, *others[: _CLASSES - 1]]
 
 

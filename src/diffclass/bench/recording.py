@@ -83,7 +83,7 @@ def record(
 
 def configuration(classifier: DiffusionClassifier) -> dict[str, Any]:
     """Return everything about a classifier that its answers depend on, as plain values."""
-    denoiser = classifier.denoiser
+    denoiser, first = classifier.denoiser, classifier.first_look
     metadata: Mapping[str, Any] = getattr(denoiser, "metadata", {})
     dtype = getattr(denoiser, "dtype", None)
     return {
@@ -93,6 +93,8 @@ def configuration(classifier: DiffusionClassifier) -> dict[str, Any]:
             "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
         },
         "classes": list(classifier.classes_),
+        **({} if classifier.prompts is None else {"prompts": [list(row) for row in classifier.prompts.texts]}),
+        **({} if first is None else {"first_look": {"model": first.name, "keep": first.keep}}),
         "objective": _plain(classifier.objective),
         "race": _plain(classifier.race),
         "aggregate": _plain(classifier.aggregate),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffclass.decide.classifier import DiffusionClassifier
+    from diffclass.decide.first_look import FirstLook
     from diffclass.evidence.race import Race
 
 __all__ = ["at_speed", "build_classifier", "build_race", "own_directory", "use_threads"]
@@ -28,25 +29,58 @@ def build_classifier(
     draws: int | None = None,
     delta: float = 0.01,
     vote: bool = False,
-    labels: tuple[str, ...] | None = None,
+    labels: str | None = None,
+    templates: tuple[str, ...] = (),
+    prompts: Path | None = None,
+    first: str | None = None,
+    keep: int | None = None,
+    **pipeline: Any,
 ) -> "DiffusionClassifier":
     """Load a model as a classifier; what the options leave open is the model's own choice."""
     from diffclass.decide.aggregate import MajorityVote
     from diffclass.decide.classifier import DiffusionClassifier
 
     use_threads(threads)
-    options: dict[str, Any] = {"seed": seed}
-    if labels is not None:
-        options["classes"] = labels
+    options: dict[str, Any] = {"seed": seed, **_told(labels, templates, prompts), **pipeline}
     if vote:
         options["aggregate"] = MajorityVote()
     classifier = DiffusionClassifier.from_pretrained(model, device=device, dtype=dtype, **options)
     on_cpu = classifier.denoiser.device.type == "cpu"
     return replace(
         classifier,
+        first_look=_first_look(first, keep, classifier),
         race=build_race(classifier, race, draws=draws, delta=delta),
-        batch_size=batch_size or (64 if on_cpu else 256),
+        batch_size=batch_size or min(classifier.batch_size, 64 if on_cpu else 256),
     )
+
+
+def _first_look(first: str | None, keep: int | None, classifier: "DiffusionClassifier") -> "FirstLook | None":
+    """Load the encoder that guesses before the race."""
+    from diffclass.decide.first_look import FirstLook
+    from diffclass.errors import InputError
+
+    if first is None:
+        if keep is not None:
+            raise InputError("--keep needs a model that says which classes to keep. Give one with --first.")
+        return None
+    return FirstLook.from_pretrained(first, keep=keep, device=classifier.denoiser.device)
+
+
+def _told(labels: str | None, templates: tuple[str, ...], prompts: Path | None) -> dict[str, Any]:
+    """Say which classes there are, and what a model that reads text is told for them."""
+    from diffclass.decide.prompts import Prompts
+    from diffclass.errors import InputError
+
+    if prompts is not None:
+        if labels is not None or templates:
+            raise InputError("--prompts says which classes there are. Leave --labels and --template out.")
+        return {"prompts": Prompts.from_csv(prompts)}
+    told: dict[str, Any] = {} if labels is None else {"classes": tuple(name.strip() for name in labels.split(","))}
+    if templates:
+        if labels is None:
+            raise InputError("--template needs the classes that it is filled with. Give them with --labels.")
+        told["templates"] = templates
+    return told
 
 
 def at_speed(

@@ -5,7 +5,16 @@ from typing import Any
 
 import click
 
-from diffclass.cli.options import model_options, out_option, output_options, picture_options, race_options
+from diffclass.cli.options import (
+    first_look_options,
+    model_options,
+    out_option,
+    output_options,
+    picture_options,
+    pipeline_options,
+    prompt_options,
+    race_options,
+)
 
 __all__ = ["evaluate"]
 
@@ -20,7 +29,10 @@ Examples:
 @click.command(epilog=_EXAMPLES)
 @click.argument("dataset")
 @model_options
+@prompt_options
 @race_options
+@first_look_options
+@pipeline_options
 @click.option("--split", help="Which part of the data set: train, validation or test.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many images, each class in its proportion.")
 @picture_options("refuse")

@@ -6,7 +6,16 @@ from typing import Any, final
 
 import click
 
-__all__ = ["machine_options", "model_options", "out_option", "output_options", "picture_options", "race_options"]
+__all__ = [
+    "machine_options",
+    "model_options",
+    "out_option",
+    "output_options",
+    "picture_options",
+    "pipeline_options",
+    "prompt_options",
+    "race_options",
+]
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -43,7 +52,7 @@ machine_options = _stacked(
     click.option("--device", default="auto", show_default=True, help="auto takes a GPU where there is one."),
     click.option(
         "--dtype",
-        type=click.Choice(["auto", "float32", "bfloat16"]),
+        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
         default="auto",
         show_default=True,
         help="Number format of networks.",
@@ -65,7 +74,10 @@ machine_options = _stacked(
 )
 model_options = _stacked(
     click.option(
-        "--model", required=True, metavar="MODEL", help="Bundled name (`diffclass models`), directory, or owner/name."
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="Bundled name (`diffclass models`), directory, safetensors file, or owner/name.",
     ),
     machine_options,
 )
@@ -87,6 +99,53 @@ race_options = _stacked(
         help="Chance that a paired race ends with another class than all draws would give.",
     ),
     click.option("--vote", is_flag=True, help="Majority vote of the draws, in place of their mean."),
+)
+
+
+prompt_options = _stacked(
+    click.option(
+        "--labels",
+        metavar="A,B,...",
+        help="Choose among these classes: any words for a text-to-image model, some of its own for another, whose "
+        "calibration is void then.",
+    ),
+    click.option(
+        "--template",
+        "templates",
+        multiple=True,
+        metavar="TEXT",
+        help="Prompt of a text-to-image model, with {} in the place of the class; give several to average over them. "
+        "[default: a photo of a {}.]",
+    ),
+    click.option(
+        "--prompts",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="CSV file with the columns prompt, classname and classidx, in place of labels and templates.",
+    ),
+)
+first_look_options = _stacked(
+    click.option(
+        "--first",
+        metavar="MODEL",
+        help="Let a CLIP or SigLIP (directory or owner/name) guess first: the race drops classes sooner, and its "
+        "guarantee stays.",
+    ),
+    click.option(
+        "--keep",
+        type=click.IntRange(min=2),
+        help="Measure only so many of the classes that --first finds likeliest: the guarantee says nothing of the "
+        "others.",
+    ),
+)
+pipeline_options = _stacked(
+    click.option("--size", type=click.IntRange(min=1), help="Height and width of the images. [default: the model's]"),
+    click.option("--lora", metavar="LORA", help="File, directory or owner/name of a LoRA to fuse into the network."),
+    click.option("--lora-scale", type=float, default=1.0, show_default=True, help="How much of it."),
+    click.option("--vae", metavar="VAE", help="File, directory or owner/name of another autoencoder."),
+    click.option("--config", metavar="MODEL", help="Where a single file finds the other parts of its model."),
+    click.option("--force", is_flag=True, help="Take a model that was distilled to take few steps."),
+    click.option("--offload", is_flag=True, help="Bring layers to the GPU one by one: slow, for what does not fit."),
+    click.option("--attention", metavar="BACKEND", help="One of diffusers' attention backends, as flash."),
 )
 
 

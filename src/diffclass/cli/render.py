@@ -25,6 +25,7 @@ __all__ = [
     "fail_items",
     "note",
     "note_changes",
+    "note_left_out",
     "on_interrupt",
     "print_tables",
     "progress",
@@ -232,21 +233,31 @@ def answers_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None
     from rich.markup import escape
 
     calibrated = any(row.get("probability") is not None for row in rows)
-    middle = [">calibrated"] if calibrated else []
-    made = table("image", "label", ">log-odds", "over", *middle, ">evals", "ended by", ">s", title=title)
+    shares = "probability" if calibrated else "score"
+    made = table(
+        "image",
+        "label",
+        ">log-odds",
+        "over",
+        ">calibrated" if calibrated else ">score",
+        ">evals",
+        "ended by",
+        ">s",
+        title=title,
+    )
     for row in rows:
         if "error" in row:
             continue
         label = f"[bold]{escape(row['label'])}[/]" if row["label"] is not None else "[yellow]none[/]"
         if row["truth"] not in (None, row["label"]):
             label += f" [red](it is {escape(row['truth'])})[/]"
-        share = [] if not calibrated else ["" if row["probability"] is None else f"{row['probability']:.1%}"]
+        share = row.get(shares)  # results of earlier versions have no score
         cells = (
             escape(row["id"]),
             label,
             _odds(row),
             escape(row["runner_up"]),
-            *share,
+            "" if share is None else f"{share:.1%}" if calibrated else f"{share:.3f}",
             f"{row['evaluations']:,}",
             row["reason"],
         )
@@ -267,6 +278,16 @@ def note_changes(rows: Sequence[Mapping[str, Any]]) -> None:
             alike.setdefault("; ".join(row["changes"]), []).append(row["id"])
     for changes, names in alike.items():
         note(f"{names[0] if len(names) == 1 else f'{len(names)} pictures'}: {changes}.")
+
+
+def note_left_out(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Say that classes were left out by a first look, and what that means."""
+    most = max((len(row.get("unmeasured", ())) for row in rows), default=0)
+    if most:
+        note(
+            f"The first look left out {most} classes, which were not measured: the race's guarantee holds among the "
+            "others."
+        )
 
 
 def fail_items(failures: Sequence[tuple[str, str]], *, of: int, n: int | None = None) -> None:

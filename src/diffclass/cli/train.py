@@ -31,8 +31,8 @@ def train(
 ) -> None:  # fmt: skip
     """Train a network from scratch by RECIPE: one of those that come along, or a TOML file of yours.
 
-    RECIPE is digits, mnist, pneumonia, cifar10, cifar10-gpu, cifar10-late, or a file. digits needs no other data and
-    takes a minute; the others need --data, and minutes to hours.
+    RECIPE is digits, mnist, textdigits, pneumonia, cifar10, cifar10-gpu, cifar10-late, or a file. digits needs no other
+    data and takes a minute; the others need --data, and minutes to hours.
 
     Run the same command again to go on after an interruption. The trained model is OUT/model; `diffclass calibrate
     OUT/model DATASET --held-out` makes it several times cheaper to ask.

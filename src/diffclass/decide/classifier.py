@@ -14,17 +14,19 @@ from diffclass.data.images import check_images
 from diffclass.decide.aggregate import Aggregate, Mean
 from diffclass.decide.calibration import probabilities
 from diffclass.decide.decision import Decision
+from diffclass.decide.first_look import FirstLook
+from diffclass.decide.prompts import Prompts, check_classes
 from diffclass.decide.race import PairedRace
 from diffclass.decide.stopping import Calibrated
-from diffclass.denoisers import Denoiser, load
+from diffclass.denoisers import LOAD_OPTIONS, Conditions, Denoiser, load
 from diffclass.errors import ConditionError, InputError, RangeError
-from diffclass.evidence import Clean, Engine, Finished, Objective, Race, Target
+from diffclass.evidence import Clean, Engine, Finished, Foresight, Objective, Race, Target
 from diffclass.types import Images
 
 __all__ = ["DiffusionClassifier"]
 
 Progress = Callable[[int], None]
-_CALIBRATED_FOR = {"objective", "target", "classes", "aggregate"}  # another of these voids a calibration
+_CALIBRATED_FOR = {"objective", "target", "classes", "prompts", "aggregate"}  # another of these voids a calibration
 
 
 @final
@@ -36,8 +38,11 @@ class DiffusionClassifier:
 
     Args:
         denoiser: the model.
-        classes: names or prompts to choose from; the model's own if None.
+        classes: names to choose from; the model's own if None. A model that reads text is told them by `prompts`.
+        prompts: what a model that reads text is told for each class; "a photo of a {}." if None.
         objective: what is compared; the model's own default if None.
+        first_look: an encoder that guesses which classes lead before the race; with its `keep`, the others are not
+            measured, and the race's guarantee holds among those that are.
         race: when classes are dropped; the model's own budget with `PairedRace` if None.
         aggregate: mean error or majority vote.
         target: clean, or one of the noised classifiers.
@@ -60,7 +65,9 @@ class DiffusionClassifier:
 
     denoiser: Denoiser
     classes: tuple[str, ...] | None = None
+    prompts: Prompts | None = None
     objective: Objective | None = None
+    first_look: FirstLook | None = None
     race: Race | None = None
     aggregate: Aggregate = field(default_factory=Mean)
     target: Target = field(default_factory=Clean)
@@ -70,17 +77,13 @@ class DiffusionClassifier:
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        names = self.denoiser.classes if self.classes is None else tuple(self.classes)
-        if len(names) < 2:
-            raise ConditionError(f"A classifier needs at least two classes. Got {len(names)}.")
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ConditionError(f"Every class must be named once. {twice!r} is there more than once.")
+        names, prompts = _told(self.denoiser, self.classes, self.prompts)
         if self.temperature is not None and not self.temperature > 0:
             raise RangeError(f"The 'temperature' parameter must be positive. Got {self.temperature}.")
         settings = self._settings()
         set_field = object.__setattr__
         set_field(self, "classes", names)
+        set_field(self, "prompts", prompts)
         if self.objective is None:
             objective = Objective.from_settings(settings, sigma_data=self.denoiser.space.data_std)
             set_field(self, "objective", objective)
@@ -104,23 +107,37 @@ class DiffusionClassifier:
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path, *, device: str = "auto", dtype: str = "auto", compile: bool = False, **options: Any
+        cls,
+        model: str | Path | Denoiser,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        compile: bool = False,
+        templates: Sequence[str] | None = None,
+        **options: Any,
     ) -> "DiffusionClassifier":
         """Load a bundled model, a directory or a hub id, with the objective and calibration stored in it.
 
         Args:
-            model: a name that `list_models()` shows, a path, or "owner/name" on the hub.
+            model: a name that `list_models()` shows, a path, "owner/name" on the hub, or a denoiser.
             device: "auto", "cpu", "cuda", ...
             dtype: "auto", "float32" or "bfloat16".
             compile: compile the network for the classifier's batch size: worth its half a minute, or seconds with what
                 the disk keeps of it, for thousands of images. Where that fails, a warning says so.
-            options: any other argument of the constructor. The stored stopping rule and temperature hold for the
-                model's own objective, classes, aggregate, target and budget, and are left out with any other; the rule
-                for a uniform prior only.
+            templates: prompts with {} in the place of the class, for a model that reads text.
+            options: any other argument of the constructor, and of `PipelineOptions`. The stored stopping rule and
+                temperature hold for the model's own objective, classes, aggregate, target and budget, and are left out
+                with any other; the rule for a uniform prior only.
         """
+        to_load = {name: options.pop(name) for name in list(options) if name in LOAD_OPTIONS}
         batch_size = options.get("batch_size", 256)
-        denoiser = load(model, device=device, dtype=dtype, compile=compile, batch_size=batch_size)
+        denoiser = load(model, device=device, dtype=dtype, compile=compile, batch_size=batch_size, **to_load)
         stored = getattr(denoiser, "metadata", {}).get("classifier", {})
+        options = {"batch_size": stored.get("batch_size", 256)} | options
+        if options.get("classes") is not None:
+            options["classes"] = tuple(options["classes"])
+        if templates is not None:
+            options["prompts"] = Prompts.from_templates(options.get("classes") or (), templates)
         if _CALIBRATED_FOR.isdisjoint(options):
             options = _calibration(stored, options) | options
         return cls(denoiser=denoiser, **options)
@@ -130,21 +147,31 @@ class DiffusionClassifier:
         """Class names, in the order of the columns of `predict_proba`."""
         return self.classes or ()
 
+    def conditions(self) -> Conditions:
+        """Embed what the model is told, once: the model keeps it."""
+        return self.denoiser.condition_on(self.classes_) if self.prompts is None else self.prompts.embed(self.denoiser)
+
     def engine(self) -> Engine:
         """Build the engine that measures the evidence."""
         assert self.objective is not None
         assert self.race is not None
         return Engine(
             denoiser=self.denoiser,
-            conditions=self.denoiser.condition_on(self.classes_),
+            conditions=self.conditions(),
             classes=self.classes_,
             objective=self.objective,
             race=self.race,
             target=self.target,
             log_prior=self._log_prior(),
+            foresight=self._foresight(),
             seed=self.seed,
             batch_size=self.batch_size,
         )
+
+    def _foresight(self) -> Callable[[Tensor], Foresight] | None:
+        if self.first_look is None:
+            return None
+        return self.first_look(self.prompts or Prompts.from_templates(self.classes_))
 
     def stream(self, images: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[int, Decision]]:
         """Classify a stream of (index, image in [0, 1]); answers come as they are reached, in no fixed order."""
@@ -218,6 +245,43 @@ class DiffusionClassifier:
             seed=self.seed,
             evidence=evidence,
         )
+
+
+def _told(
+    denoiser: Denoiser, classes: Sequence[str] | None, prompts: Prompts | None
+) -> tuple[tuple[str, ...], Prompts | None]:
+    """Settle the names of the classes, and what a model that reads text is told for each."""
+    if denoiser.classes:
+        if prompts is not None:
+            raise ConditionError(
+                "Prompts are for models that read text. This one knows its classes by number: leave the prompts and "
+                "templates out."
+            )
+        names = tuple(denoiser.classes if classes is None else classes)
+        check_classes(names)
+        return names, None
+    if classes is None and prompts is None:
+        prompts = _stored_prompts(denoiser)
+    if classes is None and prompts is None:
+        raise ConditionError(
+            "This model reads text and has no classes of its own. Name at least two with classes=[...] or --labels."
+        )
+    names = tuple(prompts.classes if classes is None else classes)  # pyright: ignore[reportOptionalMemberAccess]
+    prompts = Prompts.from_templates(names) if prompts is None else prompts
+    if names != prompts.classes:
+        raise ConditionError(
+            f"The classes must be those of the prompts, in their order: {', '.join(map(repr, prompts.classes[:5]))}. "
+            f"Got {', '.join(map(repr, names[:5]))}."
+        )
+    return names, prompts
+
+
+def _stored_prompts(denoiser: Denoiser) -> Prompts | None:
+    """Return the prompts that a model was measured with, if it says."""
+    metadata = getattr(denoiser, "metadata", {})
+    if "prompts" not in metadata:
+        return None
+    return Prompts(classes=tuple(metadata["classes"]), texts=tuple(tuple(row) for row in metadata["prompts"]))
 
 
 def _calibration(stored: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

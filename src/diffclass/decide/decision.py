@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
+from diffclass.decide.certainty import certainty
 from diffclass.evidence import Evidence
 
 __all__ = ["Decision"]
@@ -54,9 +55,22 @@ class Decision:
         return self.label is not None
 
     @property
+    def unmeasured(self) -> tuple[str, ...]:
+        """Classes that a first look left out: the race's guarantee says nothing of them."""
+        measured = self.evidence.n_measured
+        return tuple(name for name, n in zip(self.evidence.classes, measured, strict=True) if n == 0)
+
+    @property
     def probability(self) -> float | None:
         """Calibrated probability of the leader."""
         return None if self.probabilities is None else self.probabilities[self.leader]
+
+    @property
+    def scores(self) -> Mapping[str, float]:
+        """Return a number in [0, 1] for every class that sums to 1: calibrated probabilities, or else `certainty`."""
+        if self.probabilities is not None:
+            return self.probabilities
+        return dict(zip(self.evidence.classes, certainty(self.evidence).tolist(), strict=True))
 
     def row(self) -> dict[str, Any]:
         """Return everything but the evidence as plain values, for JSON."""
@@ -67,9 +81,11 @@ class Decision:
             "log_odds": self.log_odds,
             "log_odds_se": self.log_odds_se if math.isfinite(self.log_odds_se) else None,
             "probability": self.probability,
+            "score": self.scores[self.leader],
             "probabilities": None if self.probabilities is None else dict(self.probabilities),
             "vote_shares": dict(self.vote_shares),
             "survivors": list(self.survivors),
+            "unmeasured": list(self.unmeasured),
             "evaluations": self.evaluations,
             "n_draws": self.n_draws,
             "reason": self.reason,

@@ -215,10 +215,10 @@ class PairedRace(Race):
             stays = ~self.stopping.excludes(lead, shift)
         elif self.bound == "finite":
             blocks = likelihood.reshape(seen // self.block, self.block, -1).mean(axis=1)
-            stays = ~self._refuted(blocks, prior, len(evidence.classes))
+            stays = ~self._refuted(blocks, prior, _rivals(evidence)[alive])
         else:
             blocks = lead.reshape(seen // self.block, self.block, -1).mean(axis=1)
-            share = self.delta / (len(alive) - 1)
+            share = self.delta * _rivals(evidence)[alive][leader]
             n_total = self.n_draws // self.block if self.contract == "budget" else None
             stays = ~(self._sequence().lower(blocks, delta=share, n_total=n_total) + shift > 0)
         survivors = alive.copy()
@@ -232,13 +232,17 @@ class PairedRace(Race):
         return AsymptoticSequence()
 
     def _refuted(
-        self, blocks: Float64[ndarray, "block class"], prior: Float64[ndarray, " class"], n_classes: int
+        self,
+        blocks: Float64[ndarray, "block class"],
+        prior: Float64[ndarray, " class"],
+        rivals: Float64[ndarray, " class"],
     ) -> Survivors:
         """Return which classes cannot be the winner: the average of their e-values has reached 1 / delta.
 
         "Class w is the winner" means that no rival's mean is above its own. Each rival's paired difference gives an
-        e-value against that, and so does their average over all K - 1 rivals, where those that have left count as 0.
-        It is never below the largest of them over K - 1, which is what a union bound over the rivals would ask for.
+        e-value against that, and so does their average, weighted by `rivals` and with those that have left counting as
+        0. It is never below the largest of them times its weight, which is what a union bound over the rivals would
+        ask for.
         """
         assert self.value_range is not None
         betting = Betting(value_range=(-self.value_range, self.value_range))
@@ -247,12 +251,22 @@ class PairedRace(Race):
         for w in range(len(refuted)):
             ahead = np.delete(blocks - blocks[:, [w]], w, axis=1)
             mean = prior[w] - np.delete(prior, w)
-            wealth = betting.log_wealth(ahead, mean, delta=self.delta / (n_classes - 1), n_total=n_total)
-            average = np.logaddexp.reduce(wealth, axis=1) - np.log(n_classes - 1)
+            wealth = betting.log_wealth(ahead, mean, delta=self.delta * float(rivals.min()), n_total=n_total)
+            average = np.logaddexp.reduce(wealth + np.log(np.delete(rivals, w)), axis=1)
             refuted[w] = average.max() >= -np.log(self.delta)
         if refuted.all():  # only where e-values went wrong, with a chance below delta: keep the best
             refuted[int((blocks.mean(axis=0) + prior).argmax())] = False
         return refuted
+
+
+def _rivals(evidence: Evidence) -> Float64[ndarray, " class"]:
+    """Return the part of delta with which each class may drop any other: over all rivals of a class, at most 1.
+
+    The parts are equal, or what was believed before the first draw; they must not depend on the draws.
+    """
+    if evidence.foresight is not None:
+        return evidence.foresight.weights
+    return np.full(len(evidence.classes), 1 / (len(evidence.classes) - 1))
 
 
 def _log_likelihood(evidence: Evidence, n: int, alive: Survivors) -> Float64[ndarray, "draw _"]:

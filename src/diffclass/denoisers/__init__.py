@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from diffclass.denoisers.card import ModelCard
-from diffclass.denoisers.catalogue import list_models, load, read_card
+from diffclass.denoisers.catalogue import LOAD_OPTIONS, list_models, load, read_card
 from diffclass.denoisers.conformance import Check, Report, check_denoiser
 from diffclass.denoisers.parametrisation import EDM, X0, Epsilon, Flow, Parametrisation, V
 from diffclass.denoisers.pixel import PixelDenoiser, load_pixel
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     )
     from diffclass.denoisers.fit import fit_mixture
     from diffclass.denoisers.mixture import MixtureDenoiser
+    from diffclass.denoisers.text_to_image import PipelineDenoiser
 
 __all__ = [
     "EDM",
+    "LOAD_OPTIONS",
     "X0",
     "Check",
     "Conditions",
@@ -38,6 +40,7 @@ __all__ = [
     "MixtureDenoiser",
     "ModelCard",
     "Parametrisation",
+    "PipelineDenoiser",
     "PixelDenoiser",
     "Report",
     "SharesDraws",
@@ -58,6 +61,7 @@ _HOME_OF = {
     "GaussianDenoiser": "analytic",
     "GaussianMixtureDenoiser": "analytic",
     "MixtureDenoiser": "mixture",
+    "PipelineDenoiser": "text_to_image",
     "fit_mixture": "fit",
 }
 

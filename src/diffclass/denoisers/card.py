@@ -113,14 +113,15 @@ def card_of(directory: Path) -> ModelCard:
     """
     metadata = read_metadata(directory)
     space = metadata["space"]
-    mixture = read_json(directory / "config.json").get("_class_name") == "MixtureDenoiser"
+    text = (directory / "text_encoder").is_dir()
+    mixture = not text and read_json(directory / "config.json").get("_class_name") == "MixtureDenoiser"
     readme = directory / "README.md"
     return ModelCard(
         name=metadata["name"],
         kind="mixture" if mixture else "network",
         classes=tuple(metadata["classes"]),
         shape=(space["channels"], space["height"], space["width"]),
-        size_bytes=sum(path.stat().st_size for path in directory.glob("*.safetensors")),
+        size_bytes=sum(path.stat().st_size for path in directory.rglob("*.safetensors")),
         licence=metadata.get("licence", "unknown"),
         data=metadata.get("data", "unknown"),
         figures=metadata.get("figures", {}),

@@ -1,9 +1,10 @@
 """Models by name: the ones in the package, directories, and the Hugging Face hub."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,12 +12,23 @@ from diffclass.denoisers.card import ModelCard, card_of, read_json
 from diffclass.denoisers.pixel import load_pixel
 from diffclass.denoisers.precision import fastest_dtype
 from diffclass.denoisers.protocol import Denoiser
-from diffclass.denoisers.weights import fetch
+from diffclass.denoisers.weights import fetch, is_hub_id
 from diffclass.errors import ConditionError, InputError, WeightsMissing
 
-__all__ = ["choose_device", "list_models", "load", "read_card"]
+__all__ = ["LOAD_OPTIONS", "choose_device", "list_models", "load", "read_card"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+# Of text-to-image models, with their defaults: PipelineOptions, which is not imported before it is needed.
+LOAD_OPTIONS: Mapping[str, Any] = {
+    "size": None,
+    "lora": None,
+    "lora_scale": 1.0,
+    "vae": None,
+    "config": None,
+    "force": False,
+    "offload": False,
+    "attention": None,
+}
 
 
 def load(
@@ -27,12 +39,13 @@ def load(
     classes: Sequence[str] | None = None,
     compile: bool = False,
     batch_size: int = 256,
+    **options: Any,
 ) -> Denoiser:
     """Load a denoiser that classifies images.
 
     Args:
-        model: the name of a bundled model (`list_models`), a directory, "owner/name" on the Hugging Face hub, or a
-            denoiser, which is returned as it is.
+        model: the name of a bundled model (`list_models`), a directory, a safetensors file, "owner/name" on the
+            Hugging Face hub, or a denoiser, which is returned as it is.
         device: "auto" takes a GPU where there is one.
         dtype: of a network. "auto" is bfloat16 where the machine computes with it, else float32. Mixtures choose
             their own.
@@ -40,12 +53,13 @@ def load(
         compile: compile the network, which takes half a minute the first time and seconds with what the disk keeps of
             it. Where that fails, a warning says so and the network runs as it is. Mixtures have no network.
         batch_size: of the calls that run compiled; others run eagerly.
+        options: of text-to-image models and others on latents: the arguments of `PipelineOptions`.
 
     Raises:
         ModelError: there is no such model, its files are damaged, or it is not one that can classify.
         InputError: the device is not there, or the classes do not fit.
     """
-    denoiser = model if not isinstance(model, str | Path) else _open(model, device, dtype, classes)
+    denoiser = model if not isinstance(model, str | Path) else _open(model, device, dtype, classes, options)
     if compile:
         from diffclass.denoisers.compiled import compile_denoiser
 
@@ -54,16 +68,50 @@ def load(
 
 
 def _open(
-    model: str | Path, device: str | torch.device, dtype: str | torch.dtype, classes: Sequence[str] | None
+    model: str | Path,
+    device: str | torch.device,
+    dtype: str | torch.dtype,
+    classes: Sequence[str] | None,
+    options: Mapping[str, Any],
 ) -> Denoiser:
     """Find and read a model."""
     place = choose_device(device)
+    unknown = options.keys() - LOAD_OPTIONS.keys()
+    if unknown:
+        raise TypeError(f"load() got an unexpected keyword argument {min(unknown)!r}")
+    if Path(model).is_file():
+        return _load_pipeline(model, Path(model), place, _dtype(dtype, place), classes, options)
     directory = _directory(model)
+    index = directory / "model_index.json"
+    if index.is_file() and any(part in read_json(index) for part in ("vae", "text_encoder")):
+        return _load_pipeline(model, directory, place, _dtype(dtype, place), classes, options)
+    given = [name for name, value in options.items() if value != LOAD_OPTIONS[name]]
+    if given:
+        raise InputError(f"The {given[0]!r} option is one of text-to-image models, and {str(model)!r} is none.")
+    if (directory / "diffclass.json").is_file() and (directory / "text_encoder").is_dir():
+        from diffclass.denoisers.text_to_image.pixels import load_pixel_text
+
+        return load_pixel_text(directory, device=place, dtype=_dtype(dtype, place), classes=classes)
     if (directory / "config.json").is_file():
         kind = read_json(directory / "config.json").get("_class_name")
         if kind == "MixtureDenoiser":
             return _load_mixture(directory, place, classes)
     return load_pixel(directory, device=place, dtype=_dtype(dtype, place), classes=classes)
+
+
+def _load_pipeline(
+    model: str | Path,
+    path: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    classes: Sequence[str] | None,
+    options: Mapping[str, Any],
+) -> Denoiser:
+    """Load a diffusers pipeline."""
+    from diffclass.denoisers.text_to_image import PipelineOptions, load_pipeline
+
+    chosen = PipelineOptions(**options)
+    return load_pipeline(path, name=str(model), device=device, dtype=dtype, classes=classes, options=chosen)
 
 
 def list_models() -> list[ModelCard]:
@@ -97,13 +145,24 @@ def _directory(model: str | Path) -> Path:
     if Path(model).is_dir():
         return Path(model)
     if isinstance(model, Path) or "/" in model:
-        return fetch(str(model))
+        return _fetch_any(str(model))
     near = get_close_matches(model, bundled, n=1)
     names = ", ".join(bundled) if bundled else "none"
     raise WeightsMissing(
         f"The model must be a bundled one ({names}), a directory or 'owner/name' on the Hugging Face hub. "
         f"Got {model!r}." + (f" Did you mean {near[0]!r}?" if near else "")
     )
+
+
+def _fetch_any(model_id: str) -> Path:
+    """Download a model from the hub: the parts of a pipeline, or everything of a small model."""
+    if is_hub_id(model_id):
+        from diffclass.denoisers.text_to_image.files import fetch_pipeline
+
+        found = fetch_pipeline(model_id)
+        if found is not None:
+            return found
+    return fetch(model_id)
 
 
 def _load_mixture(directory: Path, device: torch.device, classes: Sequence[str] | None) -> Denoiser:

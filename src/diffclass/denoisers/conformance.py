@@ -269,8 +269,12 @@ class _Probe:
         return None if ok else "the null condition gives no answer of the right shape"
 
     def round_trip(self) -> str | None:
-        """Decode undoes encode."""
+        """Decode undoes encode; an autoencoder's only roughly, so there its shape counts."""
         assert self.images is not None
+        if getattr(self.denoiser.space, "latent", None) is not None:
+            decoded = self.denoiser.decode(self.x)
+            ok = decoded.shape == self.images.shape and bool(decoded.isfinite().all())
+            return None if ok else f"decode gave {tuple(decoded.shape)}, or NaN or infinity"
         off = float((self.denoiser.decode(self.x) - self.images).abs().max())
         return None if off <= 1e-3 else f"decode(encode(images)) is off by {off:.3g}"
 

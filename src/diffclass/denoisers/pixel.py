@@ -251,7 +251,7 @@ def _network_directory(directory: Path, index: Mapping[str, Any]) -> Path:
     if "vae" in index or (directory / "vae").is_dir():
         raise UnsupportedModel(
             f"The model in {str(directory)!r} denoises the latents of an autoencoder (it has a vae), not pixels. "
-            "Latent models are not supported yet."
+            "Load it with diffclass.load."
         )
     for part in ("unet", "transformer", "."):
         if (directory / part / "config.json").is_file():
@@ -281,7 +281,7 @@ def _check_pixels(config: Mapping[str, Any], home: Path) -> tuple[int, int]:
     if channels not in (1, 3):
         raise UnsupportedModel(
             f"A network on pixels must take 1 or 3 channels. The one in {str(home)!r} takes {channels}; "
-            "networks on latents are not supported yet."
+            "a network on latents needs the pipeline that it belongs to, with its autoencoder."
         )
     if config.get("out_channels", channels) not in (None, channels, 2 * channels):
         raise UnsupportedModel(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -9,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from diffclass.errors import ShapeError
+from diffclass.errors import ShapeError, UnsupportedModel
 from diffclass.types import Images, Latents, Sigmas
 
 __all__ = ["Conditions", "Denoiser", "SharesDraws", "Space"]
@@ -21,6 +22,9 @@ class Space:
 
     model = pixel_unshuffle(scale * image + offset, patch). The patch step is a permutation of pixels, so that
     Gaussian noise stays Gaussian noise and squared errors keep their value.
+
+    A model on the latents of an autoencoder says their shape in `latent`; its own encode and decode convert, and scale,
+    offset and patch mean nothing.
     """
 
     channels: int  # of an image
@@ -30,6 +34,7 @@ class Space:
     offset: float = -1.0
     patch: int = 1  # patch x patch pixels become channels
     data_std: float = 0.5  # [model units] standard deviation of the data
+    latent: tuple[int, int, int] | None = None  # channels, height and width of a latent
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -39,12 +44,14 @@ class Space:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of what the denoiser sees."""
+        if self.latent is not None:
+            return self.latent
         return self.channels * self.patch**2, self.height // self.patch, self.width // self.patch
 
     @property
     def dimension(self) -> int:
-        """Number of values in one image."""
-        return self.channels * self.height * self.width
+        """Number of values in what the denoiser sees."""
+        return prod(self.shape)
 
     def to_model(self, images: Images) -> Latents:
         """Convert images in [0, 1] to model units."""
@@ -52,15 +59,26 @@ class Space:
             raise ShapeError(
                 f"Images must have shape {self.image_shape} (channels, height, width). Got {tuple(images.shape[1:])}."
             )
+        self._refuse_latents()
         return pixel_unshuffle(images * self.scale + self.offset, self.patch)
 
     def to_images(self, latents: Latents) -> Images:
         """Convert model units to images in [0, 1], without clipping."""
+        self._refuse_latents()
         return (pixel_shuffle(latents, self.patch) - self.offset) / self.scale
 
     def sigma_to_model(self, sigma: float) -> float:
         """Convert a noise standard deviation from image units to model units."""
+        self._refuse_latents()
         return sigma * self.scale
+
+    def _refuse_latents(self) -> None:
+        if self.latent is not None:
+            raise UnsupportedModel(
+                "This model sees the latents of an autoencoder, in which noise of pixels is not Gaussian noise of "
+                "known "
+                "size. Use a model of pixels."
+            )
 
 
 @dataclass(frozen=True, slots=True)

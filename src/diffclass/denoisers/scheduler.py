@@ -27,14 +27,20 @@ _DISTILLED = (
     "CMStochasticIterativeScheduler", "ConsistencyDecoderScheduler", "FlowMatchLCMScheduler", "LCMScheduler",
     "SCMScheduler", "TCDScheduler",
 )  # fmt: skip
+_UNDISTILLED = {"LCMScheduler": "DDPMScheduler", "TCDScheduler": "DDPMScheduler"}
+_UNDISTILLED |= {"FlowMatchLCMScheduler": "FlowMatchEulerDiscreteScheduler"}
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
 _SIGMA_LIMIT = 1000.0  # [model units] an image drowns in float32 beyond it, and zero-SNR tables end in infinity
 
 Found = tuple[Parametrisation, tuple[float, float]]
 
 
-def parametrisation_of(scheduler: Mapping[str, Any]) -> Found:
+def parametrisation_of(scheduler: Mapping[str, Any], *, distilled: bool = False) -> Found:
     """Read a scheduler's configuration (the content of scheduler_config.json).
+
+    Args:
+        scheduler: the configuration.
+        distilled: take a distilled network for what it was distilled from, where its scheduler says enough.
 
     Returns:
         The parametrisation, and the noise range [model units] of the scheduler.
@@ -44,6 +50,9 @@ def parametrisation_of(scheduler: Mapping[str, Any]) -> Found:
     """
     name = scheduler.get("_class_name")
     prediction = scheduler.get("prediction_type", "epsilon")
+    if distilled and name in _UNDISTILLED:
+        name = _UNDISTILLED[name]
+        scheduler = {**scheduler, "_class_name": name}
     if name in _DISTILLED:
         raise UnsupportedModel(
             f"A network of {name} was distilled to jump to the end of a trajectory: it does not estimate the mean of "

@@ -11,12 +11,12 @@ from torch import nn
 
 from diffclass.data.results import write_json_atomic
 from diffclass.denoisers.compiled import cache_directory
-from diffclass.denoisers.pixel import PixelDenoiser
 from diffclass.denoisers.protocol import Denoiser, SharesDraws
 
 __all__ = ["BATCH_SIZES", "best_batch_size", "evaluations_per_second"]
 
 BATCH_SIZES = (32, 64, 128, 256, 512, 1024)
+_ANY_TEXT = ("a photo of a cat", "a photo of a dog")
 _ENOUGH = 0.95  # of the best throughput: a smaller batch leaves less of the last ones empty
 _HOPELESS = 0.7  # of the best throughput: larger batches will not be faster again
 
@@ -32,7 +32,7 @@ def evaluations_per_second(denoiser: Denoiser, batch_size: int, *, seconds: floa
     """
     device = denoiser.device
     generator = torch.Generator().manual_seed(0)
-    names, cells = denoiser.classes, torch.arange(batch_size, device=device)
+    names, cells = denoiser.classes or _ANY_TEXT, torch.arange(batch_size, device=device)
     rows = cells // len(names)
     noisy = torch.randn((int(rows[-1]) + 1, *denoiser.space.shape), generator=generator).to(device)
     sigma = torch.full((len(noisy),), (denoiser.sigma_range[0] * denoiser.sigma_range[1]) ** 0.5, device=device)
@@ -91,7 +91,7 @@ def _read(path: Path) -> dict[str, int]:
 
 def _key(denoiser: Denoiser) -> str:
     """Name everything that throughput depends on; weights of the same shapes are equally fast."""
-    network = denoiser.network if isinstance(denoiser, PixelDenoiser) else None
+    network = getattr(denoiser, "network", None)
     tensors = network.state_dict() if isinstance(network, nn.Module) else {}
     shapes = sorted((name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors.items())
     name = getattr(denoiser, "metadata", {}).get("name", "")

@@ -6,7 +6,7 @@ import pickle
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,16 @@ from torch import Tensor, nn
 
 from diffclass.errors import ResultError, UnsupportedModel, WeightsMismatch, WeightsMissing
 
-__all__ = ["fetch", "find_weights", "put_weights", "read_weights", "save_model"]
+__all__ = [
+    "cast_weights",
+    "fetch",
+    "find_weights",
+    "is_hub_id",
+    "put_weights",
+    "read_weights",
+    "save_model",
+    "write_directory",
+]
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _SAFE = (_WEIGHTS, "model.safetensors")
@@ -41,6 +50,11 @@ def fetch(model_id: str) -> Path:
             f"The model {model_id!r} is neither a directory here nor to be had from the Hugging Face hub "
             f"({type(error).__name__}). Check the name and the connection, or download it first and give its directory."
         ) from error
+
+
+def is_hub_id(model_id: str) -> bool:
+    """Tell whether a name could be one on the Hugging Face hub: "owner/name"."""
+    return _HUB_ID.fullmatch(model_id) is not None
 
 
 def find_weights(directory: Path) -> Path:
@@ -143,25 +157,48 @@ def save_model(
     """
     from safetensors.torch import save_file
 
-    target = Path(directory).absolute()
-    strangers = sorted(p.name for p in target.iterdir() if p.name not in _MODEL_FILES) if target.is_dir() else []
-    if strangers:
-        raise ResultError(
-            f"The model directory {str(target)!r} must be new or hold only a model. It holds {strangers[0]!r}."
-        )
-    weights = {
-        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
-        for name, tensor in network.state_dict().items()
-    }
+    weights = cast_weights(network, dtype)
     text = json.dumps(dict(metadata), indent=2, ensure_ascii=False, allow_nan=False)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        part.mkdir(parents=True)
+
+    def fill(part: Path) -> None:
         network.save_config(part)  # pyright: ignore[reportCallIssue]
         save_file(weights, part / _WEIGHTS, metadata={"format": "pt"})
         (part / _WEIGHTS).chmod(0o644)  # safetensors writes for its owner alone
         (part / "diffclass.json").write_text(text + "\n", encoding="utf-8")
         (part / "README.md").write_text(card, encoding="utf-8")
+
+    return write_directory(directory, fill, own=_MODEL_FILES)
+
+
+def cast_weights(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return a network's tensors on the CPU, in a number format."""
+    return {
+        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+
+
+def write_directory(directory: str | Path, fill: Callable[[Path], None], *, own: Collection[str]) -> Path:
+    """Write a directory that appears whole or not at all.
+
+    Args:
+        directory: replaced if it holds nothing but `own`.
+        fill: writes the files into a scratch directory.
+        own: names that may be replaced.
+
+    Raises:
+        ResultError: the directory holds other files, or it cannot be written.
+    """
+    target = Path(directory).absolute()
+    strangers = sorted(p.name for p in target.iterdir() if p.name not in own) if target.is_dir() else []
+    if strangers:
+        raise ResultError(
+            f"The model directory {str(target)!r} must be new or hold only a model. It holds {strangers[0]!r}."
+        )
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True)
+        fill(part)
         _replace(target, part)
     except OSError as error:
         raise ResultError(f"The model could not be saved in {str(target)!r}: {error.strerror or error}.") from error

@@ -4,6 +4,7 @@ from diffclass.evidence.differentiable import DifferentiableEvidence
 from diffclass.evidence.draws import Draws
 from diffclass.evidence.engine import Engine, Finished
 from diffclass.evidence.evidence import Evidence, PairedDifference
+from diffclass.evidence.foresight import Foresight
 from diffclass.evidence.matrix import ErrorMatrices
 from diffclass.evidence.objective import (
     EDMOfficialWeight,
@@ -33,6 +34,7 @@ __all__ = [
     "ErrorMatrices",
     "Evidence",
     "Finished",
+    "Foresight",
     "LikelihoodWeight",
     "LogNormal",
     "LogUniform",

@@ -11,6 +11,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from diffclass.evidence.draws import Draws
+from diffclass.evidence.foresight import Foresight
 from diffclass.types import Survivors
 
 __all__ = ["Cells", "Contest", "Flight", "Queue", "send"]
@@ -26,14 +27,24 @@ class Contest:
         draws: of the image.
         n_classes: classes that start.
         targets: what the denoiser should return for each class, where that differs from class to class.
+        foresight: what is believed of the image; classes that are not tried do not start.
     """
 
-    __slots__ = ("alive", "asked", "draws", "errors", "index", "looks", "pending", "targets", "x")
+    __slots__ = ("alive", "asked", "draws", "errors", "foresight", "index", "looks", "pending", "targets", "x")
 
-    def __init__(self, index: int, x: Tensor, draws: Draws, n_classes: int, targets: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        index: int,
+        x: Tensor,
+        draws: Draws,
+        n_classes: int,
+        targets: Tensor | None = None,
+        foresight: Foresight | None = None,
+    ) -> None:
         self.index, self.x, self.draws, self.targets = index, x, draws, targets
         self.errors = np.full((len(draws), n_classes), np.nan, dtype=np.float32)
-        self.alive: Survivors = np.ones(n_classes, dtype=bool)
+        self.foresight = foresight
+        self.alive: Survivors = np.ones(n_classes, dtype=bool) if foresight is None else foresight.tried.copy()
         self.looks = np.zeros(n_classes, dtype=np.int64)
         self.asked = self.pending = 0
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from numpy import ndarray
 from torch import Tensor
 
@@ -28,6 +28,9 @@ class Draws:
     is nearly the same, cancels in the pair. Each draw by itself is as before, and a pair lies within one block, so that
     blocks stay exchangeable. Blocks of an odd number of draws have no pairs.
 
+    Where classes have several prompts, each draw takes one of them, the same for all classes: every prompt equally
+    often, in an order that is uniform over all draws (over pairs, if there are), so that blocks stay exchangeable.
+
     Args:
         sigmas: [model units] noise levels in the order of the visit.
         weights: w(sigma) / q(sigma); the mean of weight x error estimates the weighted integral.
@@ -35,6 +38,7 @@ class Draws:
         seed: of the noise.
         key: of the image (`noise.image_key`).
         antithetic: whether draws come in pairs of opposite noise.
+        prompts: index of the prompt that each draw tells the classes by; None: there is one.
 
     Source:
         Stratified and Latin hypercube sampling: McKay, Beckman and Conover 1979. Antithetic variates: Hammersley and
@@ -47,13 +51,22 @@ class Draws:
     seed: int
     key: int
     antithetic: bool = False
+    prompts: Int64[ndarray, " draw"] | None = None
 
     def __len__(self) -> int:
         return len(self.sigmas)
 
     @classmethod
     def place(
-        cls, objective: Objective, sigma_range: tuple[float, float], *, n: int, block: int, seed: int, key: int
+        cls,
+        objective: Objective,
+        sigma_range: tuple[float, float],
+        *,
+        n: int,
+        block: int,
+        seed: int,
+        key: int,
+        n_prompts: int = 1,
     ) -> "Draws":
         """Place n draws (a multiple of `block`) over a noise range [model units]."""
         assert n % block == 0, (n, block)
@@ -70,7 +83,17 @@ class Draws:
         sigmas = objective.proposal.sigma((stratum + random.random(n)) / n, *sigma_range)
         sigmas = np.clip(sigmas, *sigma_range)
         weights = objective.weight(sigmas) / objective.proposal.density(sigmas, *sigma_range)
-        return cls(sigmas=sigmas, weights=weights, block=block, seed=seed, key=key, antithetic=antithetic)
+        prompts = None
+        if n_prompts > 1:
+            alike = 2 if antithetic else 1
+            prompts = np.repeat(random.permutation(np.arange(n // alike) % n_prompts), alike)
+        return cls(
+            sigmas=sigmas, weights=weights, block=block, seed=seed, key=key, antithetic=antithetic, prompts=prompts
+        )
+
+    def prompt(self, draw: int) -> int:
+        """Return the prompt by which a draw tells the classes."""
+        return 0 if self.prompts is None else int(self.prompts[draw])
 
     def source(self, draw: int) -> tuple[int, int]:
         """Return the draw whose noise this one takes, and the sign that it takes it with."""

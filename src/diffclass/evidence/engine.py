@@ -6,7 +6,7 @@ the next batch is packed and launched while one runs.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import final
 
@@ -20,6 +20,7 @@ from diffclass.evidence.batch import Cells, Contest, Flight, Queue, send
 from diffclass.evidence.distance import distance
 from diffclass.evidence.draws import Draws
 from diffclass.evidence.evidence import Evidence
+from diffclass.evidence.foresight import Foresight
 from diffclass.evidence.objective import Objective
 from diffclass.evidence.race import Race
 from diffclass.evidence.target import Clean, Target
@@ -62,12 +63,13 @@ class Engine:
 
     Args:
         denoiser: the model.
-        conditions: one for each class.
+        conditions: one for each class, or for each prompt and class, the classes of a prompt side by side.
         classes: names.
         objective: weight, proposal and distance.
         race: when classes are dropped.
         target: clean or noised.
         log_prior: of each class; zeros if None.
+        foresight: what is believed of an image in [0, 1] before its first draw; nothing if None.
         seed: of the noise.
         batch_size: cells (image, draw, class) a network call; every call has exactly this many. What the classes of a
             draw share (`SharesDraws`) is called on the draws among them.
@@ -81,6 +83,7 @@ class Engine:
     race: Race
     target: Target = field(default_factory=Clean)
     log_prior: LogJoint | None = None
+    foresight: Callable[[Tensor], Foresight] | None = None
     seed: int = 0
     batch_size: int = 256
     depth: int | None = None
@@ -92,6 +95,12 @@ class Engine:
             raise RangeError(f"The 'batch_size' parameter must be at least 1. Got {self.batch_size}.")
         if self.depth is not None and self.depth < 1:
             raise RangeError(f"The 'depth' parameter must be at least 1. Got {self.depth}.")
+        assert len(self.conditions) % len(self.classes) == 0, (len(self.conditions), len(self.classes))
+
+    @property
+    def n_prompts(self) -> int:
+        """Prompts of each class."""
+        return len(self.conditions) // len(self.classes)
 
     def sigma_range(self) -> tuple[float, float]:
         """[model units] The part of the objective's noise range that the model and the target allow."""
@@ -135,12 +144,20 @@ class Engine:
     def _enter(self, index: int, image: Tensor, span: tuple[float, float]) -> Contest:
         """Encode one image and place its draws."""
         draws = Draws.place(
-            self.objective, span, n=self.race.n_draws, block=self.race.block, seed=self.seed, key=image_key(image)
+            self.objective,
+            span,
+            n=self.race.n_draws,
+            block=self.race.block,
+            seed=self.seed,
+            key=image_key(image),
+            n_prompts=self.n_prompts,
         )
         x = self.denoiser.encode(send(image[None], self.denoiser.device))
         x = self.target.prepare(x, lambda y, sigma: self.denoiser(y, sigma, self.conditions.without_class(len(y))))
-        targets = self.target.class_targets(x, len(self.classes), lambda y, s: self.denoiser(y, s, self.conditions))
-        return Contest(index, x, draws, len(self.classes), targets)
+        first = self.conditions[torch.arange(len(self.classes), device=self.denoiser.device)]
+        targets = self.target.class_targets(x, len(self.classes), lambda y, s: self.denoiser(y, s, first))
+        belief = None if self.foresight is None else self.foresight(image)
+        return Contest(index, x, draws, len(self.classes), targets, belief)
 
     def _ask(self, contest: Contest, queue: Queue) -> None:
         """Queue the cells up to the race's next look."""
@@ -163,7 +180,11 @@ class Engine:
         sigmas = send(torch.from_numpy(sigma), device)
         owner = send(torch.from_numpy(owners), device)
         noisy, target = self.target(x[owner], sigmas, send(epsilon, device))
-        denoised = self._denoise(noisy, sigmas, self.conditions[classes], rows)
+        told = classes
+        if self.n_prompts > 1:
+            prompts = np.array([pair.prompt(int(draw)) for pair, draw in zip(of_pair, draws, strict=True)])
+            told = classes + len(self.classes) * send(torch.from_numpy(prompts), device)[rows]
+        denoised = self._denoise(noisy, sigmas, self.conditions[told], rows)
         of_classes = [contest.targets for contest in cells.contests if contest.targets is not None]
         wanted = torch.stack(of_classes)[owner[rows], classes] if of_classes else target[rows]
         return Flight(cells, distance(denoised, wanted, self.objective.distance).float()[: len(cells)])
@@ -198,7 +219,13 @@ class Engine:
     def _judge(self, contest: Contest) -> Finished | None:
         """Ask the race who goes on; None if it does."""
         prior = np.zeros(len(self.classes)) if self.log_prior is None else self.log_prior
-        evidence = Evidence(errors=contest.errors, draws=contest.draws, classes=self.classes, log_prior=prior)
+        evidence = Evidence(
+            errors=contest.errors,
+            draws=contest.draws,
+            classes=self.classes,
+            log_prior=prior,
+            foresight=contest.foresight,
+        )
         survivors = self.race.survivors(evidence)
         contest.looks[contest.alive & ~survivors] = contest.asked
         contest.alive = survivors

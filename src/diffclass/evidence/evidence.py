@@ -8,6 +8,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from diffclass.evidence.draws import Draws
+from diffclass.evidence.foresight import Foresight
 from diffclass.types import Errors, LogJoint, Survivors
 
 __all__ = ["Evidence", "PairedDifference"]
@@ -42,12 +43,14 @@ class Evidence:
         draws: noise levels, weights, seed.
         classes: names.
         log_prior: of each class.
+        foresight: what was believed before the first draw, if anything was.
     """
 
     errors: Errors
     draws: Draws
     classes: tuple[str, ...]
     log_prior: LogJoint
+    foresight: Foresight | None = None
 
     @property
     def n_draws(self) -> int:
@@ -84,9 +87,11 @@ class Evidence:
         """Compare two classes on the draws they share.
 
         The standard error is taken over whole blocks; where both classes shared less than two of them, over single
-        draws, which vary more than an even block does.
+        draws, which vary more than an even block does. Of a class that was never measured nothing is known.
         """
         n = int(min(self.n_measured[a], self.n_measured[b]))
+        if n == 0:
+            return PairedDifference(mean=float("nan"), se=float("inf"), n_draws=0)
         errors = self.errors[:n].astype(np.float64)
         ratios = self.draws.weights[:n] * (errors[:, b] - errors[:, a])
         units = self.blocks(a, b) if n >= 2 * self.draws.block else ratios
@@ -101,6 +106,10 @@ class Evidence:
         return int(np.nanargmax(np.where(self.alive, log_joint, -np.inf)))
 
     def log_odds(self) -> LogJoint:
-        """Return the log-odds of every class over the leader, each over the draws both saw (0 for the leader)."""
+        """Return the log-odds of every class over the leader, each over the draws both saw (0 for the leader).
+
+        A class that was never measured is left out, at minus infinity.
+        """
         leader = self.leader()
-        return np.array([self.difference(c, leader).mean for c in range(len(self.classes))])
+        odds = np.array([self.difference(c, leader).mean for c in range(len(self.classes))])
+        return np.where(self.n_measured > 0, odds, -np.inf)

@@ -190,7 +190,7 @@ def copy_classifier(classifier: DiffusionClassifier, *, sigma: float, noised: st
             f"The 'sigma' parameter of certify must leave noise levels between it and the end of the classifier's "
             f"range, {end / denoiser.space.scale:.4g} [image units]. Got {sigma}."
         )
-    if noised == "apndc" and denoiser.condition_on(classifier.classes_).null is None:
+    if noised == "apndc" and classifier.conditions().null is None:
         raise InputError(
             "The 'noised' parameter 'apndc' denoises without a class first, and this model was not trained to. "
             "Try 'apndc-class'."

@@ -133,7 +133,7 @@ def lipschitz_bound(objective: Objective, space: Space, sigma_range: tuple[float
 
     if objective.distance != "l2":
         raise InputError(f"A Lipschitz bound needs the distance 'l2'. Got {objective.distance!r}.")
-    scale = abs(space.scale)
+    scale = abs(space.sigma_to_model(1.0))
     diameter = scale * sqrt(space.dimension)
 
     def moment(power: float) -> float:

@@ -122,7 +122,9 @@ def schedule(train: TrainPart, step: int) -> float:
 
 def _identity(recipe: Recipe) -> str:
     """Return what the weights depend on; names, texts and the default classifier may change."""
-    return repr((recipe.data.shape, recipe.data.flip, recipe.data.shift, recipe.network, recipe.train))
+    parts = (recipe.data.shape, recipe.data.flip, recipe.data.shift, recipe.network, recipe.train)
+    told = (recipe.data.captions, recipe.data.spoken, dict(recipe.network.text))
+    return repr((*parts, *told) if recipe.data.captions else parts)
 
 
 @final
@@ -193,7 +195,11 @@ def _one_step(run: _Run, recipe: Recipe, data: TrainingSet, space: Space, n_clas
     )  # drawn where it is used
     epsilon = torch.randn(x.shape, generator=noise, device=device).contiguous(memory_format=torch.channels_last)
     dropped = torch.rand(len(x), generator=random) < train.label_dropout
-    labels = torch.where(dropped, n_classes, data.labels[picked]).to(device)
+    told, n_told = data.labels[picked], n_classes
+    if recipe.data.captions:  # each image by one caption of its class
+        told = told + n_classes * torch.randint(len(recipe.data.captions), (len(x),), generator=random)
+        n_told = n_classes * len(recipe.data.captions)
+    labels = torch.where(dropped, n_told, told).to(device)
     with _precision(device):
         loss = edm_loss(run.forward, x, sigma, epsilon, labels, EDM(space.data_std, train.time_scale))
     run.optimizer.zero_grad()
@@ -227,7 +233,7 @@ def train_network(
         recipe: what to do.
         data: what to learn from.
         space: how images enter the network.
-        n_classes: label n_classes is the null class.
+        n_classes: the label after the last class, or caption, is the null class.
         checkpoint: file of the run's state.
         device: where to train.
         report: called with the progress and the averaged network.

@@ -1,5 +1,6 @@
 """Build a network for a recipe and a data set."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -11,8 +12,14 @@ from diffclass.train.recipe import NetworkPart
 __all__ = ["build_network"]
 
 
-def build_network(part: NetworkPart, space: Space, n_classes: int) -> nn.Module:
-    """Build the network with random weights; class n_classes is the null class.
+def build_network(part: NetworkPart, space: Space, n_classes: int, captions: Sequence[str] = ()) -> nn.Module:
+    """Build the network with random weights; the condition after the last class or caption is none at all.
+
+    Args:
+        part: of the recipe.
+        space: how images enter it.
+        n_classes: told by number.
+        captions: told by text instead.
 
     Raises:
         ConfigError: the kind is unknown, or diffusers refuses the options.
@@ -24,7 +31,15 @@ def build_network(part: NetworkPart, space: Space, n_classes: int) -> nn.Module:
     channels, height, width = space.shape
     if height != width:
         raise ConfigError(f"diffusers' {part.kind} takes square images. Got {height}x{width}.")
+    if (part.kind == "UNet2DConditionModel") != bool(captions):
+        raise ConfigError("A UNet2DConditionModel needs captions in [data], and other networks take none.")
     options: dict[str, Any] = {"sample_size": height, "in_channels": channels, "out_channels": channels}
+    if captions:
+        from diffclass.train.captioned import build_captioned
+
+        network = build_captioned(part, options, captions)
+        _zero_output(network.unet)
+        return network
     kinds = {
         "UNet2DModel": (diffusers.UNet2DModel, {"num_class_embeds": n_classes + 1}),
         "DiTTransformer2DModel": (

@@ -27,6 +27,8 @@ class DataPart:
         resize: "refuse", "crop" or "stretch" images of another size.
         flip: mirror half of the images (only where left and right do not matter).
         shift: [pixels] largest random shift, with edge padding.
+        captions: templates with {} in the place of the class, for a network that reads text.
+        spoken: what stands in that place for each class, in the order of the classes; their names if None.
     """
 
     name: str
@@ -37,6 +39,8 @@ class DataPart:
     resize: Literal["refuse", "crop", "stretch"] = "refuse"
     flip: bool = False
     shift: int = 0
+    captions: tuple[str, ...] = ()
+    spoken: tuple[str, ...] | None = None
 
 
 @final
@@ -45,14 +49,16 @@ class NetworkPart:
     """Which diffusers network, and how images enter it.
 
     Args:
-        kind: "UNet2DModel" or "DiTTransformer2DModel".
+        kind: "UNet2DModel", "DiTTransformer2DModel", or "UNet2DConditionModel", which reads captions.
         patch: [pixels] patch x patch pixels become channels.
         options: the network's own constructor arguments; channels, size and number of classes are filled in.
+        text: arguments of the CLIP text encoder that a network which reads captions is trained with.
     """
 
     kind: str = "UNet2DModel"
     patch: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
+    text: Mapping[str, Any] = field(default_factory=dict, repr=False)  # a checkpoint of old is known by the others
 
 
 @final
@@ -110,6 +116,20 @@ class Recipe:
     network: NetworkPart
     train: TrainPart
     classifier: Mapping[str, Any] = field(default_factory=dict)  # default objective, as in diffclass.json
+
+    def captions(self, classes: tuple[str, ...]) -> tuple[str, ...]:
+        """Return every caption, template by template, in the order of the classes; none without templates.
+
+        Raises:
+            ConfigError: the spoken names are not as many as the classes, or a template has no place for them.
+        """
+        spoken = classes if self.data.spoken is None else self.data.spoken
+        if len(spoken) != len(classes):
+            raise ConfigError(f"'spoken' must name each of the {len(classes)} classes. Got {len(spoken)} names.")
+        bad = [template for template in self.data.captions if "{}" not in template]
+        if bad:
+            raise ConfigError(f"A caption must hold {{}} where the class goes. Got {bad[0]!r}.")
+        return tuple(template.replace("{}", name) for template in self.data.captions for name in spoken)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, as they are written beside the weights."""

@@ -14,13 +14,15 @@ from torch import Tensor, nn
 
 import diffclass
 from diffclass.data.datasets import Dataset, dataset_splits, open_dataset
-from diffclass.decide import DiffusionClassifier, against_rest, fit_temperature
-from diffclass.denoisers import EDM, PixelDenoiser, Space, save_model
+from diffclass.decide import DiffusionClassifier, Prompts, against_rest, fit_temperature
+from diffclass.denoisers import EDM, Denoiser, PixelDenoiser, Space, save_model
 from diffclass.denoisers.compiled import compile_denoiser
 from diffclass.denoisers.precision import fastest_dtype, place_network
+from diffclass.denoisers.text_to_image.pixels import save_pixel_text
 from diffclass.errors import InputError
 from diffclass.stats.interval import mean_interval
 from diffclass.stats.metric import accuracy, auc, balanced_accuracy
+from diffclass.train.captioned import CaptionedNetwork
 from diffclass.train.card import write_card
 from diffclass.train.loop import Progress, TrainingSet, train_network
 from diffclass.train.network import build_network
@@ -67,21 +69,31 @@ def held_out(recipe: Recipe, source: str | Path | None = None) -> Dataset:
     return _splits(recipe, recipe.data.name if source is None else source)[1]
 
 
-def _denoiser(network: nn.Module, recipe: Recipe, space: Space, classes: tuple[str, ...]) -> PixelDenoiser:
+def _denoiser(network: nn.Module, recipe: Recipe, space: Space, classes: tuple[str, ...]) -> Denoiser:
     """Wrap the averaged weights, rounded as they will be saved, on the device they are on."""
     device = next(network.parameters()).device
     rounded = nn.Module.to(copy.deepcopy(network), torch.bfloat16)
     train = recipe.train
     spread = np.exp(train.log_sigma_mean + np.array([-3, 3]) * train.log_sigma_std)
-    return PixelDenoiser(
-        network=place_network(rounded, device=device, dtype=fastest_dtype(device)),
-        parametrisation=EDM(space.data_std, train.time_scale),
-        space=space,
-        sigma_range=(float(spread[0]), float(spread[1])),
-        classes=classes,
-        null_class=len(classes),
-        metadata={"classifier": dict(recipe.classifier)},
-    )
+    options: dict[str, Any] = {
+        "parametrisation": EDM(space.data_std, train.time_scale),
+        "space": space,
+        "sigma_range": (float(spread[0]), float(spread[1])),
+        "metadata": {"classifier": dict(recipe.classifier)},
+    }
+    rounded = place_network(rounded, device=device, dtype=fastest_dtype(device))
+    if isinstance(rounded, CaptionedNetwork):
+        return rounded.eval().requires_grad_(False).as_denoiser(device=device, **options)
+    return PixelDenoiser(network=rounded, classes=classes, null_class=len(classes), **options)
+
+
+def _classifier(network: nn.Module, recipe: Recipe, space: Space, classes: tuple[str, ...]) -> DiffusionClassifier:
+    """Make a classifier of the averaged weights, told the recipe's captions if it reads text."""
+    captions, n = recipe.captions(classes), len(classes)
+    prompts = None
+    if captions:
+        prompts = Prompts(classes=classes, texts=tuple(captions[i : i + n] for i in range(0, len(captions), n)))
+    return DiffusionClassifier(denoiser=_denoiser(network, recipe, space, classes), prompts=prompts)
 
 
 def _measure(classifier: DiffusionClassifier, data: TrainingSet, note: Note) -> dict[str, Any]:
@@ -166,7 +178,7 @@ def run_recipe(
     )
     classes, place = train_set.classes, torch.device(device)
     torch.manual_seed(recipe.train.seed)
-    network = build_network(recipe.network, space, len(classes))
+    network = build_network(recipe.network, space, len(classes), recipe.captions(classes))
     validation = _load(validation_set, recipe)
 
     def on_report(progress: Progress, average: nn.Module) -> None:
@@ -177,7 +189,7 @@ def run_recipe(
                 images=validation.images[: recipe.train.validation_images],
                 labels=validation.labels[: recipe.train.validation_images],
             )
-            classifier = DiffusionClassifier(denoiser=_denoiser(average, recipe, space, classes))
+            classifier = _classifier(average, recipe, space, classes)
             figures = _figures(_measure(classifier, subset, lambda line: None))
             note(
                 f"step {progress.step}: validation accuracy {figures['accuracy']['value']:.4f} (n={len(subset.labels)})"
@@ -210,8 +222,8 @@ def _finish(
     validation: TrainingSet, test_set: Dataset | None, out: Path, note: Note,
 ) -> Path:  # fmt: skip
     """Calibrate, measure and save."""
-    denoiser = _denoiser(average, recipe, space, classes)
-    classifier = DiffusionClassifier(denoiser=denoiser)
+    classifier = _classifier(average, recipe, space, classes)
+    denoiser = classifier.denoiser
     assert classifier.race is not None
     if len(validation.labels) * classifier.race.n_draws * len(classes) > _WORTH_COMPILING:
         classifier = replace(classifier, denoiser=compile_denoiser(denoiser, batch_size=classifier.batch_size))
@@ -238,6 +250,9 @@ def _finish(
             "torch": torch.__version__, "diffclass": diffclass.__version__,
         },
     }  # fmt: skip
+    if isinstance(average, CaptionedNetwork):
+        metadata |= {"prompts": [list(row) for row in classifier.prompts.texts]} if classifier.prompts else {}
+        return save_pixel_text(out / "model", average.parts, metadata, write_card(metadata))
     return save_model(out / "model", average, metadata, write_card(metadata))
 
 
