@@ -1,6 +1,5 @@
 """Baselines that cannot be had: a table of calls and the exact sentence."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from click.testing import CliRunner
 
 from diffclass.cli import main
 from diffclass.denoisers import EDM, PixelDenoiser, Space
-from diffclass.errors import ConfigError, DiffclassError, MissingExtra, RangeError, ShapeError, UnsupportedModel
+from diffclass.errors import ConfigError, DiffclassError, RangeError, ShapeError, UnsupportedModel
 from diffclass.robust.supervised import DenoisedCopies, SupervisedNetwork, build_resnet
 from diffclass.train.supervised import SupervisedRecipe
 from tiny_mixture import save_mixture, tiny_mixture
@@ -77,13 +76,6 @@ def test_a_model_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel) as caught:
         SupervisedNetwork.load(model)
     assert str(caught.value) == f"The model in '{model}' is not a supervised network. Try diffclass.load."
-
-
-def test_the_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(MissingExtra) as caught:
-        resnet()
-    assert str(caught.value) == "Supervised baselines need transformers: pip install 'diffclass[baselines]'."
 
 
 def test_a_network_that_cannot_be_written(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from diffclass.denoisers import Denoiser
 from diffclass.denoisers.card import read_json
 from diffclass.denoisers.weights import find_weights, put_weights, read_weights
-from diffclass.errors import MissingExtra, RangeError, ResultError, ShapeError, UnsupportedModel
+from diffclass.errors import RangeError, ResultError, ShapeError, UnsupportedModel
 from diffclass.robust.copies import CopyClassifier, Smoothable
 from diffclass.types import Images
 
@@ -45,9 +45,6 @@ def build_resnet(
         widths: channels of each stage; the first is the stem's too.
         depths: residual blocks of each stage.
 
-    Raises:
-        MissingExtra: transformers is not installed.
-
     Source:
         He et al. 2016 (arXiv:1512.03385), with basic blocks.
     """
@@ -61,10 +58,8 @@ def build_resnet(
 
 
 def _transformers() -> tuple[Any, Any]:
-    try:
-        from transformers import ResNetConfig, ResNetForImageClassification
-    except ImportError as error:
-        raise MissingExtra("Supervised baselines need transformers: pip install 'diffclass[baselines]'.") from error
+    from transformers import ResNetConfig, ResNetForImageClassification
+
     return ResNetConfig, ResNetForImageClassification
 
 
