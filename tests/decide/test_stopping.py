@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diffclass.decide import stopping
+from diffclass.decide import learning
+from diffclass.decide.learning import images_needed, learn_stopping
 from diffclass.decide.race import PairedRace
 from diffclass.decide.replay import full_answers, replay
-from diffclass.decide.stopping import Calibrated, images_needed, learn_stopping
+from diffclass.decide.stopping import Calibrated
 from diffclass.errors import ConfigError, InputError, RangeError
 from diffclass.evidence import ErrorMatrices
 
@@ -99,7 +100,7 @@ def test_pairs_are_judged_by_their_means() -> None:
     single = np.column_stack([np.zeros(4), 1 + random.standard_normal(4)])
     pairs = np.repeat(single, 2, axis=0) + np.tile([[0.0, 9.0], [0.0, -9.0]], (4, 1))  # opposite noise cancels
     one, two = rule(), rule(unit=2, looks=(2, 4, 8, 16), n_draws=2 * N_DRAWS)
-    np.testing.assert_allclose(two._statistic(pairs), one._statistic(single))
+    np.testing.assert_allclose(two.statistic(pairs), one.statistic(single))
 
 
 def test_identical_classes_are_never_told_apart() -> None:
@@ -110,7 +111,7 @@ def test_identical_classes_are_never_told_apart() -> None:
 
 
 def test_the_trend_of_gaussian_ratios_is_found() -> None:
-    scale, slope = stopping._fit_trend(gaussian(200, 0, gap=3.0), 1)
+    scale, slope = learning._fit_trend(gaussian(200, 0, gap=3.0), 1)
     assert slope == pytest.approx(1.0, abs=0.1)
     assert np.exp(scale) == pytest.approx(2.0, rel=0.25)
 
@@ -118,7 +119,7 @@ def test_the_trend_of_gaussian_ratios_is_found() -> None:
 @pytest.mark.parametrize("threshold", [0.5, 1.0, 2.0])
 def test_learning_replays_what_a_race_does(threshold: float) -> None:
     made, matrices = rule(threshold=threshold, tightening=0.1, prior_units=0.5), gaussian(150, 1)
-    evaluations, wrong = stopping._Replays(matrices, made).play(threshold)
+    evaluations, wrong = learning._Replays(matrices, made).play(threshold)
     replayed = replay(PairedRace.calibrated(made), matrices)
     assert evaluations.tolist() == replayed.evaluations.tolist()
     assert wrong.tolist() == (replayed.answers != full_answers(matrices)).tolist()
@@ -127,8 +128,8 @@ def test_learning_replays_what_a_race_does(threshold: float) -> None:
 
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stopping, "COARSE", tuple(10 * 0.8**i for i in range(15)))
-    monkeypatch.setattr(stopping, "FINE", tuple(1.3 * 0.93**i for i in range(10)))
+    monkeypatch.setattr(learning, "COARSE", tuple(10 * 0.8**i for i in range(15)))
+    monkeypatch.setattr(learning, "FINE", tuple(1.3 * 0.93**i for i in range(10)))
 
 
 @pytest.mark.parametrize("tail", [0.0, 1.0], ids=["Gaussian", "heavy-tailed"])
@@ -140,7 +141,7 @@ def test_answers_differ_no_more_often_than_promised(tail: float) -> None:
     fresh, broken, errors = gaussian(1000, 999, tail=tail), 0, []
     for seed in range(20):
         made = learn_stopping(gaussian(110, seed, tail=tail), delta=DELTA, n_orders=1)
-        _, wrong = stopping._Replays(fresh, made).play(made.threshold)
+        _, wrong = learning._Replays(fresh, made).play(made.threshold)
         errors.append(wrong.mean())
         broken += wrong.mean() > DELTA
     assert broken <= stats.binom.isf(1e-4, 20, 0.1)
@@ -165,7 +166,7 @@ def test_the_same_seed_learns_the_same_rule_and_json_keeps_it() -> None:
 
 def test_images_needed_is_where_no_difference_just_suffices() -> None:
     needed = images_needed(delta=DELTA, confidence=0.9)
-    stake = stopping.STAKES[-1] / (1 - DELTA)
+    stake = learning.STAKES[-1] / (1 - DELTA)
     assert (1 + stake * DELTA) ** needed >= 10 > (1 + stake * DELTA) ** (needed - 1)
     binomial = np.ceil(np.log(0.1) / np.log(1 - DELTA))  # no test can do with fewer
     assert binomial <= needed <= 1.1 * binomial

@@ -16,14 +16,15 @@ from diffclass.data.images import Resize
 from diffclass.data.results import ResultFile, versions, write_json_atomic
 from diffclass.decide.calibration import best_temperature, probabilities
 from diffclass.decide.classifier import DiffusionClassifier
+from diffclass.decide.learning import learn_stopping
 from diffclass.decide.measure import measure
 from diffclass.decide.proposing import WORTH, FittedProposal, fit_proposal, measured_ratio
 from diffclass.decide.race import PairedRace
 from diffclass.decide.replay import full_answers, replay
-from diffclass.decide.stopping import Calibrated, learn_stopping
+from diffclass.decide.stopping import Calibrated
 from diffclass.decide.weighting import LearnedWeight, learn_weight, weight_ratio
 from diffclass.errors import ConditionError, InputError, RangeError
-from diffclass.evidence import ErrorMatrices, Objective, Race
+from diffclass.evidence import ErrorMatrices, Objective, Race, StandIns
 from diffclass.stats.interval import Estimate, mean_interval, wilson
 from diffclass.stats.metric import accuracy, ece, nll
 
@@ -348,7 +349,7 @@ def _figures(
         part = matrices.part(rows)
         played = replay(race, part)
         said[rows], spent[rows], drawn[rows] = played.answers, played.evaluations, played.n_measured.max(axis=1)
-        odds[rows] = _log_odds(part, played.n_measured)
+        odds[rows] = _log_odds(part, played.n_measured, race.stand_ins)
     figures: dict[str, Estimate | None] = {
         "accuracy": accuracy(labels, said),
         "accuracy_of_full_budget": accuracy(labels, full),
@@ -381,12 +382,14 @@ def _crossed(
         return whole
 
 
-def _log_odds(matrices: ErrorMatrices, n_measured: Int64[ndarray, "image class"]) -> Float64[ndarray, "image class"]:
+def _log_odds(
+    matrices: ErrorMatrices, n_measured: Int64[ndarray, "image class"], stand_ins: StandIns | None
+) -> Float64[ndarray, "image class"]:
     """Return the log-odds that a race ends with: every class over the leader, on the draws that both saw."""
     odds = np.empty(n_measured.shape)
     unseen = np.arange(matrices.n_draws)[:, None]
     for image, seen in enumerate(n_measured):
         whole = matrices.evidence(image)
         errors = np.where(unseen < seen, whole.errors, np.float32(np.nan))
-        odds[image] = replace(whole, errors=errors).log_odds()
+        odds[image] = replace(whole, errors=errors, stand_ins=stand_ins).log_odds()
     return odds

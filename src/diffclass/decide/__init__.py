@@ -6,11 +6,12 @@ from diffclass.decide.certainty import certainty
 from diffclass.decide.classifier import DiffusionClassifier
 from diffclass.decide.decision import Decision
 from diffclass.decide.first_look import FirstLook
+from diffclass.decide.learning import learn_stopping
 from diffclass.decide.prompts import DEFAULT_TEMPLATE, Prompts
 from diffclass.decide.published import ClarkJaini, SiftAndRefine, SuccessiveHalving
 from diffclass.decide.race import Exhaustive, PairedRace
 from diffclass.decide.replay import Replay, full_answers
-from diffclass.decide.stopping import Calibrated, learn_stopping
+from diffclass.decide.stopping import Calibrated
 from diffclass.decide.zero_shot import ZeroShotClassifier
 
 __all__ = [

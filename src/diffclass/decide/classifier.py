@@ -226,7 +226,8 @@ class DiffusionClassifier:
         log_odds = evidence.log_odds()
         best = evidence.leader() if winner is None else winner
         others = [c for c in range(len(self.classes_)) if c != best]
-        rival = max(others, key=lambda c: log_odds[c])
+        measured = evidence.n_measured > 0
+        rival = max(others, key=lambda c: (measured[c], log_odds[c]))
         margin = evidence.difference(best, rival)
         scaled = None if self.temperature is None else probabilities(log_odds[None], self.temperature)[0]
         names = self.classes_

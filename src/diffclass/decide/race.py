@@ -11,7 +11,7 @@ from numpy import ndarray
 from diffclass.decide.published import SuccessiveHalving
 from diffclass.decide.stopping import Calibrated
 from diffclass.errors import InputError, RangeError
-from diffclass.evidence.evidence import Evidence
+from diffclass.evidence.evidence import Evidence, StandIns
 from diffclass.evidence.race import Race
 from diffclass.stats.sequence import AsymptoticSequence, Betting, Sequence, StudentLooks
 from diffclass.types import Survivors
@@ -184,6 +184,19 @@ class PairedRace(Race):
             looks.append(n)
             n = max(n + 1, ceil(n * self.growth))
         return (*looks, total)
+
+    @property
+    def stand_ins(self) -> StandIns | None:
+        """The anchor of each class, where the rule has anchors."""
+        anchors = None if self.stopping is None else self.stopping.anchors
+        return None if anchors is None else StandIns(classes=anchors.stand_ins, lag=anchors.threshold)
+
+    def joins(self, evidence: Evidence) -> Survivors:
+        """Return the classes that the anchors foretell to be near the best."""
+        if self.stopping is None or self.stopping.anchors is None:
+            return np.zeros(len(evidence.classes), dtype=bool)
+        likelihood = _log_likelihood(evidence, evidence.n_draws, evidence.alive).mean(axis=0)
+        return self.stopping.anchors.admits(likelihood[None], evidence.log_prior)[0]
 
     def next_look(self, n_draws: int) -> int:
         """Return the draws of the next planned look."""

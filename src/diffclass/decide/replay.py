@@ -109,12 +109,20 @@ def replay(race: Race, matrices: ErrorMatrices, *, aggregate: Aggregate | None =
 
 def _run(race: Race, full: Evidence) -> tuple[Evidence, Bool[ndarray, " class"], dict[int, int]]:
     """Show a race what an engine would, look by look; return what was measured, who is left, and how many were when."""
-    shown = np.full_like(full.errors, np.nan)
-    evidence = Evidence(errors=shown, draws=full.draws, classes=full.classes, log_prior=full.log_prior)
+    shown, stand_ins = np.full_like(full.errors, np.nan), race.stand_ins
+    evidence = Evidence(
+        errors=shown, draws=full.draws, classes=full.classes, log_prior=full.log_prior, stand_ins=stand_ins
+    )
     alive, n, counts = np.ones(len(full.classes), dtype=bool), 0, {}
+    waiting = np.zeros_like(alive) if stand_ins is None else stand_ins.wait
+    alive &= ~waiting
     while n < race.n_draws and (alive.sum() > 1 or not n):
         upto = min(race.next_look(n), race.n_draws)
         shown[n:upto, alive] = full.errors[n:upto, alive]
+        if waiting.any():
+            joining = waiting & race.joins(evidence)
+            shown[:upto, joining] = full.errors[:upto, joining]
+            waiting[:] = False
         n, alive = upto, race.survivors(evidence)
         counts[n] = int(alive.sum())
     return evidence, alive, counts

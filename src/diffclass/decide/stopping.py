@@ -1,8 +1,7 @@
-"""When a class may leave a race, learned on held-out images instead of assumed: Learn then Test."""
+"""When a class may leave a race, as it was learned on held-out images, and which classes start."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from math import ceil, inf, log, log1p
+from dataclasses import asdict, dataclass, fields
 from typing import Any, final
 
 import numpy as np
@@ -10,21 +9,59 @@ from jaxtyping import Bool, Float64
 from numpy import ndarray
 
 from diffclass.errors import ConfigError, InputError, RangeError
-from diffclass.evidence.matrix import ErrorMatrices
 
-__all__ = ["Calibrated", "images_needed", "learn_stopping"]
-
-COARSE = tuple(20 * 0.92**i for i in range(50))  # thresholds from the safest down to 0.34 standard errors
-FINE = tuple(1.4 * 0.98**i for i in range(55))  # the same, as shares of the one that passed on the fitted images
-PRIORS = (2.0, 16.0)  # units that the fitted variance may count as
-TIGHTENINGS = (0.0, 0.1)
-STAKES = tuple(0.05 * i for i in range(1, 20))  # shares of the most that a gambler may stake on the promise
-TRIAL_ORDERS = 2  # of the draws of each image, to choose the two above
-GROWTH = 1.2  # of the looks
-RIVALS = 5  # nearest classes to which the trend of the variance is fitted
-CHUNK = 4_000_000  # numbers held at once
+__all__ = ["Anchors", "Calibrated", "units_of"]
 
 Values = Float64[ndarray, "..."]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anchors:
+    """A few classes that start a race, and how they foretell which others join it after the first look.
+
+    Args:
+        stand_ins: the anchor that stands for each class; an anchor stands for itself.
+        weights: of each anchor's log-likelihood in each class's, both about their mean over classes, [class, anchor].
+        offset: [nats] of each class.
+        threshold: [nats] how far a prediction may lag behind the best for the class to join.
+    """
+
+    stand_ins: tuple[int, ...]
+    weights: tuple[tuple[float, ...], ...]
+    offset: tuple[float, ...]
+    threshold: float
+
+    def __post_init__(self) -> None:
+        """Refuse anchors that cannot be used."""
+        stand_ins, n = np.array(self.stand_ins), len(self.stand_ins)
+        inside = n > 0 and stand_ins.min() >= 0 and stand_ins.max() < n
+        if not inside or not (stand_ins[stand_ins] == stand_ins).all() or len(self.classes) < 2:
+            raise InputError(
+                "The 'stand_ins' of Anchors must name, for each class, a class that stands for itself, at least two of "
+                f"them in all. Got {self.stand_ins[:10]}{'...' if n > 10 else ''}."
+            )
+        widths = {len(row) for row in self.weights}
+        if len(self.weights) != n or widths != {len(self.classes)} or len(self.offset) != n:
+            raise InputError(
+                f"Anchors need weights of {n} classes by {len(self.classes)} anchors and {n} offsets. "
+                f"Got {len(self.weights)} by {sorted(widths)} and {len(self.offset)}."
+            )
+        if not self.threshold >= 0:
+            raise RangeError(f"The 'threshold' of Anchors must be at least 0. Got {self.threshold}.")
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The anchors."""
+        return tuple(sorted(set(self.stand_ins)))
+
+    def admits(
+        self, likelihood: Float64[ndarray, "image _"], log_prior: Float64[ndarray, " class"] | float = 0.0
+    ) -> Bool[ndarray, "image class"]:
+        """Return which classes join, from the anchors' mean log-likelihoods at the first look."""
+        centred = likelihood - likelihood.mean(axis=1, keepdims=True)
+        predicted = centred @ np.array(self.weights).T + self.offset + log_prior
+        return predicted.max(axis=1, keepdims=True) - predicted <= self.threshold
 
 
 @final
@@ -56,6 +93,7 @@ class Calibrated:
         confidence: that it does.
         n: images it was tested on; the others fitted the statistic.
         disagreements: of these images, each counted by the share of orders of its draws in which its answer differed.
+        anchors: the classes that start, and which others join; None: all start.
 
     Source:
         Angelopoulos, Bates, Candès, Jordan and Lei 2021 (arXiv:2110.01052), section 3 (fixed sequences); Schuster et
@@ -75,6 +113,7 @@ class Calibrated:
     confidence: float
     n: int
     disagreements: float
+    anchors: Anchors | None = None
 
     def __post_init__(self) -> None:
         """Refuse a rule that cannot be used."""
@@ -101,14 +140,15 @@ class Calibrated:
             lead: log-likelihood ratio of the leader over each class in each draw so far.
             shift: log prior of the leader minus that of each class.
         """
-        return self._statistic(lead, shift) > self._limit(len(lead))
+        return self.statistic(lead, shift) > self.limit(len(lead))
 
-    def _limit(self, n_draws: int) -> float:
+    def limit(self, n_draws: int) -> float:
+        """Return the threshold [standard errors] after so many draws."""
         return self.threshold * (self.looks[0] / n_draws) ** self.tightening
 
-    def _statistic(self, lead: Values, shift: Values | float = 0.0) -> Values:
+    def statistic(self, lead: Values, shift: Values | float = 0.0) -> Values:
         """Return mean over moderated standard error, of draws along the last axis but one; 0 where it is not ahead."""
-        units = _units(lead, self.unit)
+        units = units_of(lead, self.unit)
         n, n_total = units.shape[-2], self.n_draws // self.unit
         centre = units.mean(axis=-2)
         squares = ((units - centre[..., None, :]) ** 2).sum(axis=-2)
@@ -130,244 +170,34 @@ class Calibrated:
             ConfigError: a key is missing or unknown.
         """
         names = {field.name for field in fields(cls)}
-        found = set(mapping) - {"kind"}
+        found = set(mapping) - {"kind"} | {"anchors"}  # none in rules written before there were any
         if found != names or mapping.get("kind", "calibrated") != "calibrated":
             raise ConfigError(
                 f"A calibrated stopping rule needs the keys {', '.join(sorted(names))}. "
                 f"Missing: {', '.join(sorted(names - found)) or 'none'}; "
                 f"unknown: {', '.join(sorted(found - names)) or 'none'}."
             )
-        values: dict[str, Any] = {name: mapping[name] for name in names}
+        values: dict[str, Any] = {name: mapping.get(name) for name in names}
         values["looks"] = tuple(int(n) for n in values["looks"])
+        if values["anchors"] is not None:
+            values["anchors"] = _anchors(values["anchors"])
         return cls(**values)
 
 
-def learn_stopping(
-    matrices: ErrorMatrices,
-    *,
-    delta: float = 0.01,
-    confidence: float = 0.9,
-    seed: int = 0,
-    held_out: float = 0.75,
-    n_orders: int = 8,
-) -> Calibrated:
-    """Learn when classes may leave, so that answers seldom differ from the full budget's.
-
-    With probability at least `confidence` over the images given, P(answer differs from the full budget's) <= delta for
-    new images exchangeable with them, whatever their distribution.
-
-    Some of the images fit the statistic; the others test thresholds, from the safest down, and the first that fails
-    ends the sequence: a fixed sequence costs nothing for its length. Fitting and testing on the same images would void
-    the promise. An image's loss is the share of `n_orders` orders of its draws in which the answer differs, each as
-    likely as the order it was measured in: its mean over images is the very probability that is promised, and it
-    varies less than a single answer. The p-value of "the mean loss is above delta" is one over the wealth
-    prod(1 + c (delta - loss)) of a gambler, whose stake c was fixed on the images that fit the statistic: if the
-    mean loss is delta or more, the wealth has an expectation of at most 1 (Markov's inequality).
-
-    Args:
-        matrices: drawn with the objective, block and budget of the race that will be run; not rearranged in pairs.
-        delta: share of images whose answer may differ.
-        confidence: that the share is kept.
-        seed: of the split and the orders.
-        held_out: share of the images that test the threshold.
-        n_orders: orders of the draws of each image.
-
-    Raises:
-        InputError: too few images for the promise, or no two classes differ.
-        RangeError: delta, confidence or held_out is not in (0, 1), or n_orders is below 1.
-
-    Source:
-        Angelopoulos et al. 2021 (arXiv:2110.01052), theorem 1, proposition 1 and section 3.2; Waudby-Smith and Ramdas
-        2024 (arXiv:2010.09686), section 4 (betting).
-    """
-    for name, value in (("delta", delta), ("confidence", confidence), ("held_out", held_out)):
-        if not 0 < value < 1:
-            raise RangeError(f"The '{name}' parameter of learn_stopping must be a float in (0, 1). Got {value}.")
-    if n_orders < 1:
-        raise RangeError(f"The 'n_orders' parameter of learn_stopping must be at least 1. Got {n_orders}.")
-    n_tested, needed = round(held_out * len(matrices)), images_needed(delta=delta, confidence=confidence)
-    if n_tested < needed or len(matrices) - n_tested < 2:
-        raise InputError(
-            f"learn_stopping needs at least {needed} images to test for delta={delta} at confidence {confidence}, "
-            f"{ceil(needed / held_out)} in all. Got {len(matrices)}. Try more images or a larger delta."
-        )
-    order = np.random.default_rng(seed).permutation(len(matrices))
-    tested, fitted = matrices.part(order[:n_tested]), matrices.part(order[n_tested:])
-    orders = range(seed * n_orders, (seed + 1) * n_orders)
-    goal = -log(1 - confidence) / n_tested
-    draft = _draft(fitted, delta=delta, confidence=confidence)
-    rule, thresholds, stakes = _fit_rule(fitted, draft, goal=goal, orders=orders)
-    _, losses = _sweep(tested, rule, thresholds, orders=orders)
-    passed = np.log1p(stakes[:, None] * (delta - losses)).mean(axis=1) >= goal
-    best = _last(passed)
-    if best < 0:
-        raise InputError(
-            "learn_stopping found no threshold that keeps the promise: even the safest differs from the full budget on "
-            f"{losses[0].sum():.1f} of {n_tested} images. Try a larger delta."
-        )
-    return replace(rule, threshold=thresholds[best], n=n_tested, disagreements=float(losses[best].sum()))
-
-
-def images_needed(*, delta: float, confidence: float) -> int:
-    """Return how many images a threshold must be tested on if none of their answers differs."""
-    return ceil(-log(1 - confidence) / log1p(STAKES[-1] / (1 - delta) * delta))
-
-
-def _plan(n_draws: int, unit: int) -> tuple[int, ...]:
-    """Return the looks: after 1, 2, 3, 4, 5, 6, 8, 10, 12 ... units, the last well before the budget."""
-    looks, n, total = [], 1, n_draws // unit
-    while total - n >= max(1, total // 16):
-        looks.append(n * unit)
-        n = max(n + 1, ceil(n * GROWTH))
-    return tuple(looks)
-
-
-def _units(values: Values, unit: int) -> Values:
-    """Return the means of every `unit` values along the last axis but one."""
-    *first, draws, last = values.shape
-    return values if unit == 1 else values.reshape(*first, draws // unit, unit, last).mean(axis=-2)
-
-
-def _draft(matrices: ErrorMatrices, *, delta: float, confidence: float) -> Calibrated:
-    """Return a rule with the trend of the variance fitted, and nothing else."""
-    unit = 2 if matrices.antithetic else 1
-    scale, slope = _fit_trend(matrices, unit)
-    return Calibrated(
-        threshold=1.0,
-        tightening=0.0,
-        looks=_plan(matrices.n_draws, unit),
-        unit=unit,
-        log_scale=scale,
-        slope=slope,
-        prior_units=1.0,
-        n_draws=matrices.n_draws,
-        block=matrices.block,
-        delta=delta,
-        confidence=confidence,
-        n=0,
-        disagreements=0.0,
+def _anchors(mapping: Mapping[str, Any]) -> Anchors:
+    """Read anchors from plain values."""
+    names = {field.name for field in fields(Anchors)}
+    if set(mapping) != names:
+        raise ConfigError(f"Anchors need the keys {', '.join(sorted(names))}. Got {', '.join(sorted(mapping))}.")
+    return Anchors(
+        stand_ins=tuple(int(c) for c in mapping["stand_ins"]),
+        weights=tuple(tuple(row) for row in mapping["weights"]),
+        offset=tuple(mapping["offset"]),
+        threshold=mapping["threshold"],
     )
 
 
-def _fit_rule(
-    matrices: ErrorMatrices, draft: Calibrated, *, goal: float, orders: range
-) -> tuple[Calibrated, tuple[float, ...], Float64[ndarray, " _"]]:
-    """Choose the rule that costs least where the test will just pass, the thresholds to test, and a stake for each.
-
-    Args:
-        goal: mean log growth of the wealth that the test needs.
-    """
-    cheapest, passing, chosen, stakes = inf, COARSE[0], draft, np.array(STAKES) / (1 - draft.delta)
-    for prior in PRIORS:
-        for tightening in TIGHTENINGS:
-            rule = replace(draft, prior_units=prior, tightening=tightening)
-            spent, losses = _sweep(matrices, rule, COARSE, orders=orders[:TRIAL_ORDERS])
-            last = _last(_growth(losses, stakes, draft.delta).max(axis=0) >= goal)
-            if last >= 0 and spent[last] < cheapest:
-                cheapest, passing, chosen = spent[last], COARSE[last], rule
-    fine = tuple(passing * share for share in FINE)
-    thresholds = (*(threshold for threshold in COARSE if threshold > fine[0]), *fine)
-    _, losses = _sweep(matrices, chosen, thresholds, orders=orders)
-    return chosen, thresholds, stakes[_growth(losses, stakes, draft.delta).argmax(axis=0)]
-
-
-def _last(passed: Bool[ndarray, " _"]) -> int:
-    """Return the last threshold before the first that failed; -1 if there is none."""
-    return int(np.append(passed, False).argmin()) - 1
-
-
-def _growth(losses: ndarray, stakes: ndarray, delta: float) -> Float64[ndarray, "_ _"]:
-    """Return the mean log growth of the wealth by stake and threshold."""
-    return np.stack([np.log1p(stake * (delta - losses)).mean(axis=1) for stake in stakes])
-
-
-def _sweep(
-    matrices: ErrorMatrices, rule: Calibrated, thresholds: tuple[float, ...], *, orders: range
-) -> tuple[Float64[ndarray, " _"], Float64[ndarray, "_ image"]]:
-    """Return mean evaluations, and the share of orders in which each image's answer differs, for every threshold."""
-    spent, losses = np.zeros(len(thresholds)), np.zeros((len(thresholds), len(matrices)))
-    end = len(thresholds)
-    for seed in orders:
-        replays = _Replays(matrices.reordered(seed=seed), rule)
-        for i, threshold in enumerate(thresholds[:end]):
-            evaluations, wrong = replays.play(threshold)
-            spent[i] += evaluations.mean() / len(orders)
-            losses[i] += wrong / len(orders)
-            if wrong.mean() > 5 * rule.delta:  # far beyond what can pass
-                end = i
-                break
-    losses[end:] = 1.0
-    return spent, losses
-
-
-def _fit_trend(matrices: ErrorMatrices, unit: int) -> tuple[float, float]:
-    """Regress the log variance of a unit's difference to the winner on its log mean, over images and rivals.
-
-    Near rivals only: among a hundred classes most are far off, and a trend fitted to them holds back the near ones.
-    """
-    means, variances = [], []
-    for image in range(len(matrices)):
-        likelihood = _likelihood(matrices, np.array([image]))[0]
-        joint = likelihood.mean(axis=0)
-        best = np.argsort(-joint, kind="stable")[: RIVALS + 1]
-        lead = _units(likelihood[:, best[:1]] - likelihood[:, best[1:]], unit)
-        mean, variance = lead.mean(axis=0), lead.var(axis=0, ddof=1)
-        apart = (mean > 0) & (variance > 0)
-        means.append(mean[apart])
-        variances.append(variance[apart])
-    mean, variance = np.concatenate(means), np.concatenate(variances)
-    if len(mean) == 0:
-        raise InputError("learn_stopping needs classes that differ. Got the same errors for all of them.")
-    x, y = np.log(mean), np.log(variance)
-    spread = float(((x - x.mean()) ** 2).sum())
-    slope = float(((x - x.mean()) * (y - y.mean())).sum() / spread) if spread > 0 else 1.0
-    slope = min(max(slope, 0.0), 2.0)
-    return float(y.mean() - slope * x.mean()), slope
-
-
-def _likelihood(matrices: ErrorMatrices, images: ndarray) -> Float64[ndarray, "image draw class"]:
-    return -matrices.weights[images][:, :, None] * matrices.errors[images].astype(np.float64)
-
-
-class _Replays:
-    """Races of many images under one statistic, replayed for any threshold."""
-
-    def __init__(self, matrices: ErrorMatrices, rule: Calibrated) -> None:
-        self.matrices, self.rule = matrices, rule
-        n, n_classes, looks = len(matrices), len(matrices.classes), rule.looks
-        self.joint = np.empty((len(looks) + 1, n, n_classes))
-        self.statistic = np.empty((len(looks), n, n_classes))
-        step = max(1, CHUNK // (matrices.n_draws * n_classes))
-        for start in range(0, n, step):
-            chunk = np.arange(start, min(start + step, n))
-            likelihood = _likelihood(matrices, chunk)
-            for j, look in enumerate((*looks, matrices.n_draws)):
-                joint = self.joint[j, chunk] = likelihood[:, :look].mean(axis=1)
-                if j < len(looks):
-                    self.statistic[j, chunk] = self._judge(likelihood[:, :look], joint.argmax(axis=1))
-        self.winners: Bool[ndarray, "image class"] = self.joint[-1] == self.joint[-1].max(axis=1, keepdims=True)
-
-    def _judge(self, likelihood: ndarray, leader: ndarray) -> ndarray:
-        return self.rule._statistic(np.take_along_axis(likelihood, leader[:, None, None], axis=2) - likelihood)
-
-    def play(self, threshold: float) -> tuple[ndarray, Bool[ndarray, " image"]]:
-        """Return the evaluations of each image, and whether its answer differs from the full budget's."""
-        rule = replace(self.rule, threshold=threshold)
-        alive = np.ones(self.winners.shape, dtype=bool)
-        spent, before = np.zeros(len(alive), dtype=np.int64), 0
-        for j, look in enumerate(rule.looks):
-            open_ = np.flatnonzero(alive.sum(axis=1) > 1)
-            spent[open_] += alive[open_].sum(axis=1) * (look - before)
-            before = look
-            joint = np.where(alive[open_], self.joint[j, open_], -np.inf)
-            leader, statistic = joint.argmax(axis=1), self.statistic[j, open_]
-            gone = np.flatnonzero(~alive[open_, self.joint[j, open_].argmax(axis=1)])  # the leader had left before
-            if len(gone):
-                likelihood = _likelihood(self.matrices, open_[gone])[:, :look]
-                statistic[gone] = self._judge(likelihood, leader[gone])
-            alive[open_] &= ~(statistic > rule._limit(look))
-        open_ = np.flatnonzero(alive.sum(axis=1) > 1)
-        spent[open_] += alive[open_].sum(axis=1) * (rule.n_draws - before)
-        joint = np.where(alive[open_], self.joint[-1, open_], -np.inf)
-        alive[open_] = joint == joint.max(axis=1, keepdims=True)
-        return spent, (alive != self.winners).any(axis=1)
+def units_of(values: Values, unit: int) -> Values:
+    """Return the means of every `unit` values along the last axis but one."""
+    *first, draws, last = values.shape
+    return values if unit == 1 else values.reshape(*first, draws // unit, unit, last).mean(axis=-2)

@@ -3,7 +3,7 @@
 from diffclass.evidence.differentiable import DifferentiableEvidence
 from diffclass.evidence.draws import Draws
 from diffclass.evidence.engine import Engine, Finished
-from diffclass.evidence.evidence import Evidence, PairedDifference
+from diffclass.evidence.evidence import Evidence, PairedDifference, StandIns
 from diffclass.evidence.foresight import Foresight
 from diffclass.evidence.matrix import ErrorMatrices
 from diffclass.evidence.objective import (
@@ -46,6 +46,7 @@ __all__ = [
     "Proposal",
     "Race",
     "SimpleWeight",
+    "StandIns",
     "TabulatedProposal",
     "TabulatedWeight",
     "Target",

@@ -28,9 +28,12 @@ class Contest:
         n_classes: classes that start.
         targets: what the denoiser should return for each class, where that differs from class to class.
         foresight: what is believed of the image; classes that are not tried do not start.
+        waiting: classes that do not start, and may join later.
     """
 
-    __slots__ = ("alive", "asked", "draws", "errors", "foresight", "index", "looks", "pending", "targets", "x")
+    __slots__ = (
+        *("alive", "asked", "draws", "errors", "foresight", "index", "looks", "pending", "targets", "waiting", "x"),
+    )
 
     def __init__(
         self,
@@ -40,11 +43,14 @@ class Contest:
         n_classes: int,
         targets: Tensor | None = None,
         foresight: Foresight | None = None,
+        waiting: Survivors | None = None,
     ) -> None:
         self.index, self.x, self.draws, self.targets = index, x, draws, targets
         self.errors = np.full((len(draws), n_classes), np.nan, dtype=np.float32)
-        self.foresight = foresight
+        self.foresight, self.waiting = foresight, waiting
         self.alive: Survivors = np.ones(n_classes, dtype=bool) if foresight is None else foresight.tried.copy()
+        if waiting is not None:
+            self.alive &= ~waiting
         self.looks = np.zeros(n_classes, dtype=np.int64)
         self.asked = self.pending = 0
 
@@ -89,12 +95,15 @@ class Cells:
 
 
 class _Request:
-    """Cells of one race: all classes alive on each draw of a range, in that order, of which some are taken."""
+    """Cells of one race: some classes on each draw of a range, in that order, of which some are taken."""
 
-    __slots__ = ("alive", "contest", "start", "taken")
+    __slots__ = ("alive", "contest", "start", "taken", "upto")
 
-    def __init__(self, contest: Contest, start: int, alive: ndarray) -> None:
-        self.contest, self.start, self.alive, self.taken = contest, start, alive, 0
+    def __init__(self, contest: Contest, start: int, upto: int, alive: ndarray) -> None:
+        self.contest, self.start, self.upto, self.alive, self.taken = contest, start, upto, alive, 0
+
+    def __len__(self) -> int:
+        return (self.upto - self.start) * len(self.alive) - self.taken
 
 
 @final
@@ -116,12 +125,18 @@ class Queue:
 
     def ask(self, contest: Contest, upto: int) -> None:
         """Queue a race's next draws, up to this number, for the classes still alive."""
-        alive = np.flatnonzero(contest.alive)
-        contest.pending = (upto - contest.asked) * len(alive)
-        if contest.pending:
-            self._requests.append(_Request(contest, contest.asked, alive))
-        self._n += contest.pending
+        self._add(_Request(contest, contest.asked, upto, np.flatnonzero(contest.alive)))
         contest.asked = upto
+
+    def ask_again(self, contest: Contest, classes: Survivors) -> None:
+        """Queue all the draws so far for classes that join a race."""
+        self._add(_Request(contest, 0, contest.asked, np.flatnonzero(classes)))
+
+    def _add(self, request: _Request) -> None:
+        request.contest.pending = len(request)
+        if len(request):
+            self._requests.append(request)
+        self._n += len(request)
 
     def take(self, n: int) -> Cells:
         """Take the next n cells, or all there are."""
@@ -131,7 +146,7 @@ class Queue:
         room = n
         while room and self._requests:
             request = self._requests[0]
-            left = (request.contest.asked - request.start) * len(request.alive) - request.taken
+            left = len(request)
             count = min(left, room)
             chosen.append(request)
             before.append(request.taken)

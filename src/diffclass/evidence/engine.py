@@ -157,7 +157,9 @@ class Engine:
         first = self.conditions[torch.arange(len(self.classes), device=self.denoiser.device)]
         targets = self.target.class_targets(x, len(self.classes), lambda y, s: self.denoiser(y, s, first))
         belief = None if self.foresight is None else self.foresight(image)
-        return Contest(index, x, draws, len(self.classes), targets, belief)
+        stand_ins = self.race.stand_ins
+        waiting = None if stand_ins is None or belief is not None else stand_ins.wait  # a first look has chosen already
+        return Contest(index, x, draws, len(self.classes), targets, belief, waiting)
 
     def _ask(self, contest: Contest, queue: Queue) -> None:
         """Queue the cells up to the race's next look."""
@@ -209,23 +211,35 @@ class Engine:
             )
         cells.store(errors)
         for contest in cells.contests:
-            if contest.pending == 0:
+            if contest.pending == 0 and not self._let_in(contest, queue):
                 finished = self._judge(contest)
                 if finished is None:
                     self._ask(contest, queue)
                 else:
                     yield finished
 
+    def _let_in(self, contest: Contest, queue: Queue) -> bool:
+        """Ask the race, once, which of the classes that wait join; tell whether there is more to measure for that."""
+        if contest.waiting is None:
+            return False
+        joining = contest.waiting & self.race.joins(self._evidence(contest))
+        contest.looks[contest.waiting & ~joining] = contest.asked
+        contest.waiting = None
+        contest.alive = contest.alive | joining
+        if joining.any():
+            queue.ask_again(contest, joining)
+        return bool(joining.any())
+
+    def _evidence(self, contest: Contest) -> Evidence:
+        prior = np.zeros(len(self.classes)) if self.log_prior is None else self.log_prior
+        return Evidence(
+            errors=contest.errors, draws=contest.draws, classes=self.classes, log_prior=prior,
+            foresight=contest.foresight, stand_ins=self.race.stand_ins,
+        )  # fmt: skip
+
     def _judge(self, contest: Contest) -> Finished | None:
         """Ask the race who goes on; None if it does."""
-        prior = np.zeros(len(self.classes)) if self.log_prior is None else self.log_prior
-        evidence = Evidence(
-            errors=contest.errors,
-            draws=contest.draws,
-            classes=self.classes,
-            log_prior=prior,
-            foresight=contest.foresight,
-        )
+        evidence = self._evidence(contest)
         survivors = self.race.survivors(evidence)
         contest.looks[contest.alive & ~survivors] = contest.asked
         contest.alive = survivors

@@ -11,7 +11,7 @@ from diffclass.evidence.draws import Draws
 from diffclass.evidence.foresight import Foresight
 from diffclass.types import Errors, LogJoint, Survivors
 
-__all__ = ["Evidence", "PairedDifference"]
+__all__ = ["Evidence", "PairedDifference", "StandIns"]
 
 
 @final
@@ -31,6 +31,25 @@ class PairedDifference:
 
 
 @final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandIns:
+    """What is said of classes that a race never measured, because others foretold that they would lose.
+
+    Args:
+        classes: the class that stands for each; those that start stand for themselves.
+        lag: [nats] how far behind the leader a class is at least if it was never measured.
+    """
+
+    classes: tuple[int, ...]
+    lag: float
+
+    @property
+    def wait(self) -> Survivors:
+        """Classes that do not start."""
+        return np.array(self.classes) != np.arange(len(self.classes))
+
+
+@final
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Evidence:
     """errors[draw, class] of one image: the one matrix that everything is read off.
@@ -44,6 +63,7 @@ class Evidence:
         classes: names.
         log_prior: of each class.
         foresight: what was believed before the first draw, if anything was.
+        stand_ins: what is said of classes that were never measured; None: nothing.
     """
 
     errors: Errors
@@ -51,6 +71,7 @@ class Evidence:
     classes: tuple[str, ...]
     log_prior: LogJoint
     foresight: Foresight | None = None
+    stand_ins: StandIns | None = None
 
     @property
     def n_draws(self) -> int:
@@ -108,8 +129,16 @@ class Evidence:
     def log_odds(self) -> LogJoint:
         """Return the log-odds of every class over the leader, each over the draws both saw (0 for the leader).
 
-        A class that was never measured is left out, at minus infinity.
+        A class that was never measured has the likelihood of the class that stands for it, but lags behind the leader
+        by what was foretold at least; it is left out, at minus infinity, if none stands for it.
         """
-        leader = self.leader()
-        odds = np.array([self.difference(c, leader).mean for c in range(len(self.classes))])
-        return np.where(self.n_measured > 0, odds, -np.inf)
+        leader, measured = self.leader(), self.n_measured
+        odds = np.full(len(self.classes), -np.inf)
+        for c in range(len(odds)):
+            if measured[c]:
+                odds[c] = self.difference(c, leader).mean
+            elif self.stand_ins is not None and measured[self.stand_ins.classes[c]]:
+                shown = self.stand_ins.classes[c]
+                behind = self.difference(shown, leader).mean + self.log_prior[c] - self.log_prior[shown]
+                odds[c] = min(behind, -self.stand_ins.lag)
+        return odds

@@ -3,7 +3,9 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from diffclass.evidence.evidence import Evidence
+import numpy as np
+
+from diffclass.evidence.evidence import Evidence, StandIns
 from diffclass.types import Survivors
 
 __all__ = ["Race"]
@@ -18,6 +20,19 @@ class Race(ABC):
     n_draws: int
     block: int
     abstains: ClassVar[bool]  # whether several survivors at the end mean that there is no answer
+
+    @property
+    def stand_ins(self) -> StandIns | None:
+        """What stands for each class until it joins; None where every class is measured from the start.
+
+        The classes that stand for themselves start. After the first look others may join, once, and are measured on
+        the draws so far; those that do not join are never measured.
+        """
+        return None
+
+    def joins(self, evidence: Evidence) -> Survivors:
+        """Return which classes join, given the first look of those that started."""
+        return np.zeros(len(evidence.classes), dtype=bool)
 
     @abstractmethod
     def next_look(self, n_draws: int) -> int:
