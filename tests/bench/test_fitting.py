@@ -83,7 +83,7 @@ def test_the_card_tells_exact_likelihoods_and_races_apart(tmp_path: Path) -> Non
     assert (figures["test"]["accuracy"]["n"], figures["test, by races"]["accuracy"]["n"]) == (30, 10)
     rows = [line for line in (path / "README.md").read_text().splitlines() if line.startswith("| test")]
     assert rows[0].startswith("| test | accuracy |")
-    assert any(row.startswith("| test, by races | evaluations per image |") for row in rows)
+    assert any(row.startswith("| test, by races | network evaluations an image |") for row in rows)
 
 
 def test_a_set_without_splits_is_divided(tmp_path: Path) -> None:

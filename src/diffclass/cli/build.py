@@ -29,7 +29,7 @@ def build_classifier(
     draws: int | None = None,
     delta: float = 0.01,
     vote: bool = False,
-    labels: str | None = None,
+    labels: str | tuple[str, ...] | None = None,
     templates: tuple[str, ...] = (),
     prompts: Path | None = None,
     first: str | None = None,
@@ -66,7 +66,7 @@ def _first_look(first: str | None, keep: int | None, classifier: "DiffusionClass
     return FirstLook.from_pretrained(first, keep=keep, device=classifier.denoiser.device)
 
 
-def _told(labels: str | None, templates: tuple[str, ...], prompts: Path | None) -> dict[str, Any]:
+def _told(labels: str | tuple[str, ...] | None, templates: tuple[str, ...], prompts: Path | None) -> dict[str, Any]:
     """Say which classes there are, and what a model that reads text is told for them."""
     from diffclass.decide.prompts import Prompts
     from diffclass.errors import InputError
@@ -75,7 +75,8 @@ def _told(labels: str | None, templates: tuple[str, ...], prompts: Path | None) 
         if labels is not None or templates:
             raise InputError("--prompts says which classes there are. Leave --labels and --template out.")
         return {"prompts": Prompts.from_csv(prompts)}
-    told: dict[str, Any] = {} if labels is None else {"classes": tuple(name.strip() for name in labels.split(","))}
+    names = tuple(name.strip() for name in labels.split(",")) if isinstance(labels, str) else labels
+    told: dict[str, Any] = {} if names is None else {"classes": names}
     if templates:
         if labels is None:
             raise InputError("--template needs the classes that it is filled with. Give them with --labels.")
