@@ -1,4 +1,4 @@
-"""Networks that denoise pixels: diffusers' UNet2DModel and DiTTransformer2DModel, or anything called like them.
+"""Networks that denoise pixels: diffusers' UNet2DModel and DiTTransformer2DModel, ours, or any called like them.
 
 A network may be told the class late (`LateNetwork`): then all classes of a noisy image share its larger part.
 """
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -23,9 +24,11 @@ from diffclass.denoisers.weights import fetch, find_weights, put_weights, read_w
 from diffclass.errors import ConditionError, RangeError, UnsupportedModel, WeightsMissing
 from diffclass.types import Images, Latents, Sigmas
 
-__all__ = ["LateNetwork", "PixelDenoiser", "load_pixel"]
+__all__ = ["LateNetwork", "PixelDenoiser", "load_pixel", "network_class"]
 
-_NETWORKS = ("UNet2DModel", "DiTTransformer2DModel", "LateUNet2DModel")
+_DIFFUSERS = ("UNet2DModel", "DiTTransformer2DModel")
+_OURS = {"LateUNet2DModel": "late", "ADMUNet": "adm_unet", "SongUNet": "song_unet"}  # and the modules they are in
+_NETWORKS = (*_DIFFUSERS, *_OURS)
 _CONSISTENCY = "Consistency models jump to the end of a trajectory instead of estimating the mean of the clean image"
 
 
@@ -277,7 +280,7 @@ def _check_pixels(config: Mapping[str, Any], home: Path) -> tuple[int, int]:
     """Check what a network's configuration can tell; return the height and width of its images."""
     name, channels, size = config.get("_class_name"), config.get("in_channels"), config.get("sample_size")
     if name not in _NETWORKS:
-        raise UnsupportedModel(f"The network in {str(home)!r} must be one of {', '.join(_NETWORKS)}. Got {name!r}.")
+        raise UnsupportedModel(f"The network in {str(home)!r} must be one of {', '.join(_DIFFUSERS)}. Got {name!r}.")
     if channels not in (1, 3):
         raise UnsupportedModel(
             f"A network on pixels must take 1 or 3 channels. The one in {str(home)!r} takes {channels}; "
@@ -328,23 +331,18 @@ def _build(home: Path, config: Mapping[str, Any]) -> nn.Module:
     """Build a network and put its weights in, leaving the global random numbers as they were."""
     name = config.get("_class_name")
     if name not in _NETWORKS:
-        raise UnsupportedModel(f"The network in {str(home)!r} must be one of {', '.join(_NETWORKS)}. Got {name!r}.")
+        raise UnsupportedModel(f"The network in {str(home)!r} must be one of {', '.join(_DIFFUSERS)}. Got {name!r}.")
     weights = find_weights(home)
     try:
         with torch.random.fork_rng(devices=[]):
-            network = _network_class(name).from_config(dict(config))
+            network = network_class(name).from_config(dict(config))
     except (TypeError, ValueError, AttributeError) as error:
         raise UnsupportedModel(f"diffusers cannot build the network in {str(home)!r}: {error}.") from error
     put_weights(network, read_weights(weights), source=weights)
     return network
 
 
-def _network_class(name: str) -> Any:
-    """Return the class of a network: diffusers' or our own."""
-    if name == "LateUNet2DModel":
-        from diffclass.denoisers.late import LateUNet2DModel
-
-        return LateUNet2DModel
-    import diffusers
-
-    return getattr(diffusers, name)
+def network_class(name: str) -> Any:
+    """Return the class of a network, by the name that its config.json has: diffusers' or our own."""
+    home = f"diffclass.denoisers.{_OURS[name]}" if name in _OURS else "diffusers"
+    return getattr(import_module(home), name)
