@@ -10,7 +10,9 @@ __all__ = ["convert"]
 
 _EXAMPLES = """\b
 Examples:
-  diffclass convert edm-cifar10-32x32-cond-vp.pkl --classes cifar10 --out models/edm-cifar10
+  diffclass convert edm-cifar10-32x32-cond-vp.pkl --unconditional edm-cifar10-32x32-uncond-vp.pkl \\
+    --classes cifar10 --out models/edm-cifar10
+  diffclass convert edm-imagenet-64x64-cond-adm.pkl --classes map_clsloc.txt --out models/edm-imagenet64
   diffclass convert 64x64_diffusion.pt --out models/adm-64
   diffclass convert mine.pt --flags "--image_size 64 --class_cond True --num_channels 96 ..." --out models/mine
 """
@@ -20,8 +22,13 @@ Examples:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--classes", metavar="A,B,...|FILE",
-    help="Names in the order of the network's class ids: a list, a file with one a line, or 'cifar10'. "
-    "[default: 0, 1, ...]",
+    help="Names in the order of the network's class ids: a list, a file with one a line, or 'cifar10'. Lines that "
+    "begin with WordNet ids are sorted by them. [default: 0, 1, ...]",
+)  # fmt: skip
+@click.option(
+    "--unconditional", type=click.Path(path_type=Path), metavar="FILE",
+    help="A checkpoint of the same kind that was trained without classes: answers what is asked without a class "
+    "(certify --noised apndc).",
 )  # fmt: skip
 @click.option("--name", help="Of the model. [default: the file's]")
 @click.option(
@@ -36,13 +43,13 @@ Examples:
 @out_option("The model directory.", required=True)
 @output_options
 def convert(
-    file: Path, classes: str | None, name: str | None, flags: str | None, dtype: str, out: Path, as_json: bool,
-    quiet: bool,
+    file: Path, classes: str | None, unconditional: Path | None, name: str | None, flags: str | None, dtype: str,
+    out: Path, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Convert a published checkpoint to a model directory, without running what is pickled in it.
 
     FILE is one of EDM's class-conditional pickles (CIFAR-10, ImageNet 64x64) or a class-conditional network of
-    guided-diffusion (64x64_diffusion.pt).
+    guided-diffusion (64x64_diffusion.pt). More is in docs/checkpoints.md.
     """
     import torch
 
@@ -53,7 +60,9 @@ def convert(
 
     with working(f"converting {file}"):
         names = None if classes is None else read_classes(classes)
-        path = convert_checkpoint(file, out, classes=names, name=name, flags=flags, dtype=getattr(torch, dtype))
+        path = convert_checkpoint(
+            file, out, unconditional=unconditional, classes=names, name=name, flags=flags, dtype=getattr(torch, dtype)
+        )
     card = read_card(path)
     show(card_tables(card), plain_card(card), as_json=as_json)
     note(f"saved: {path}")

@@ -1,14 +1,16 @@
 """What CIFAR-10 and downsampled ImageNet are published as: batches of pickled or zipped arrays; no torch."""
 
+import io
 import pickle
 import re
+import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isqrt
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, final
 
 import numpy as np
@@ -18,11 +20,11 @@ from numpy import ndarray
 from diffclass import errors
 from diffclass.data.pickled import NUMPY, ForbiddenGlobal, read_pickle
 
-__all__ = ["Archive", "cifar_archives", "imagenet_archives", "imagenet_file"]
+__all__ = ["Archive", "Archives", "cifar_archives", "imagenet_archives", "imagenet_file"]
 
 _CIFAR = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
 _CIFAR_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_CIFAR_SIZE = 32
+_CIFAR_SIZE, _CIFAR_FOLDER, _CIFAR_META = 32, "cifar-10-batches-py", "batches.meta"
 _IMAGENET = {"train": re.compile(r"train_data_batch_(\d+)\.npz"), "validation": re.compile(r"val_data()\.npz")}
 _MAP = "map_clsloc.txt"
 _DAMAGED = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
@@ -50,37 +52,72 @@ class Archive:
 Archives = dict[str, Callable[[], Archive]]
 
 
-def cifar_archives(folder: Path) -> Archives:
-    """Find the splits of CIFAR-10's "python version" in a folder; none if it is something else.
+def cifar_archives(source: Path) -> Archives:
+    """Find the splits of CIFAR-10's "python version" in its folder or its tar; none if it is something else.
+
+    Raises:
+        InputError: the file is no tar.
 
     Source:
         Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images.
     """
-    for home in (folder, folder / "cifar-10-batches-py"):
-        found = {split: [home / name for name in names if (home / name).is_file()] for split, names in _CIFAR.items()}
+    homes = [source, source / _CIFAR_FOLDER] if source.is_dir() else [source]
+    for home in homes:
+        there = _members(home)
+        found = {split: [name for name in names if name in there] for split, names in _CIFAR.items()}
         if any(found.values()):
-            return {split: partial(_cifar, home, files, split) for split, files in found.items() if files}
+            return {split: partial(_cifar, home, names, split) for split, names in found.items() if names}
     return {}
 
 
-def _cifar(home: Path, files: Sequence[Path], split: str) -> Archive:
+def _members(home: Path) -> set[str]:
+    """Name the files in a folder or a tar."""
+    if home.is_dir():
+        return {name for name in sum(_CIFAR.values(), ()) if (home / name).is_file()}
+    return set(_contents(home, ())) if home.is_file() else set()
+
+
+def _contents(home: Path, wanted: Collection[str]) -> dict[str, bytes]:
+    """Read files of a folder, or of a tar in one pass; those of a tar that are not wanted are named, and empty."""
+    if home.is_dir():
+        found = {name: home / name for name in wanted if (home / name).is_file()}
+        try:
+            return {name: path.read_bytes() for name, path in found.items()}
+        except OSError as error:
+            raise errors.InputError(f"The folder '{home}' cannot be read: {error.strerror or error}.") from error
+    content: dict[str, bytes] = {}
+    try:
+        with tarfile.open(home) as archive:
+            for member in archive:
+                name = PurePosixPath(member.name).name
+                file = archive.extractfile(member) if member.isfile() and name in wanted else None
+                if member.isfile():
+                    content[name] = file.read() if file is not None else b""
+    except (*_DAMAGED, tarfile.TarError) as error:
+        raise errors.InputError(f"The file '{home}' is truncated, altered or no tar. Get it again.") from error
+    return content
+
+
+def _cifar(home: Path, names: Sequence[str], split: str) -> Archive:
     """Read all batches of a split."""
-    if len(files) < len(_CIFAR[split]):
-        raise errors.InputError(f"The folder '{home}' has {len(files)} of {len(_CIFAR[split])} files of '{split}'.")
-    batches = [_cifar_batch(path) for path in files]
+    if len(names) < len(_CIFAR[split]):
+        raise errors.InputError(f"The folder '{home}' has {len(names)} of {len(_CIFAR[split])} files of '{split}'.")
+    contents = _contents(home, {*names, _CIFAR_META})
+    batches = [_cifar_batch(home / name, contents[name]) for name in names]
     images = np.concatenate([images for images, _ in batches])
     labels = np.concatenate([labels for _, labels in batches])
-    meta = home / "batches.meta"
-    names = _CIFAR_NAMES
-    if meta.is_file():
-        listed = _pickled(meta).get("label_names", ())
-        names = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in listed)
-    return Archive(labels, names, lambda row: images[row])
+    classes = _CIFAR_NAMES
+    if _CIFAR_META in contents:
+        listed = _pickled(home / _CIFAR_META, contents[_CIFAR_META]).get("label_names")
+        if not isinstance(listed, list) or not all(isinstance(name, str | bytes) for name in listed):
+            raise errors.InputError(f"The file '{home / _CIFAR_META}' must hold 'label_names', a list of names.")
+        classes = tuple(name.decode() if isinstance(name, bytes) else name for name in listed)
+    return Archive(labels, classes, lambda row: images[row])
 
 
-def _cifar_batch(path: Path) -> tuple[Images, Labels]:
+def _cifar_batch(path: Path, content: bytes) -> tuple[Images, Labels]:
     """Read one batch: rows of red, green, blue pixels, and a list of labels."""
-    batch = _pickled(path)
+    batch = _pickled(path, content)
     data, labels = getattr(batch.get("data"), "values", None), batch.get("labels")
     pixels = 3 * _CIFAR_SIZE**2
     if not isinstance(data, ndarray) or data.dtype != np.uint8 or data.shape[1:] != (pixels,):
@@ -90,11 +127,10 @@ def _cifar_batch(path: Path) -> tuple[Images, Labels]:
     return _as_images(data, _CIFAR_SIZE), np.array(labels, dtype=np.int64)
 
 
-def _pickled(path: Path) -> Mapping[str, Any]:
+def _pickled(path: Path, content: bytes) -> Mapping[str, Any]:
     """Read a dictionary of arrays that Python 2 pickled, running nothing that it holds."""
-    allowed = {**NUMPY, "_codecs.encode": lambda text, _: text.encode("latin1")}
     try:
-        content = read_pickle(path, allowed, encoding="bytes")
+        held = read_pickle(io.BytesIO(content), NUMPY, encoding="bytes")
     except ForbiddenGlobal as error:
         raise errors.InputError(
             f"The file '{path}' wants '{error.name}' when it is opened, which no data set needs, so nothing in it was "
@@ -102,11 +138,9 @@ def _pickled(path: Path) -> Mapping[str, Any]:
         ) from error
     except pickle.UnpicklingError as error:
         raise errors.InputError(f"The file '{path}' cannot be read: it is truncated, altered or no pickle.") from error
-    except OSError as error:
-        raise errors.InputError(f"The file '{path}' cannot be read: {error.strerror or error}.") from error
-    if not isinstance(content, dict):
-        raise errors.InputError(f"The file '{path}' must hold a dictionary of arrays. Got {type(content).__name__}.")
-    return {key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in content.items()}
+    if not isinstance(held, dict):
+        raise errors.InputError(f"The file '{path}' must hold a dictionary of arrays. Got {type(held).__name__}.")
+    return {key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in held.items()}
 
 
 def _as_images(data: UInt8[ndarray, "image _"], size: int) -> Images:

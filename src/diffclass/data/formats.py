@@ -18,7 +18,7 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from diffclass import errors
-from diffclass.data.archives import Archive, cifar_archives, imagenet_archives, imagenet_file
+from diffclass.data.archives import Archive, Archives, cifar_archives, imagenet_archives, imagenet_file
 
 __all__ = ["PICTURES", "SPLITS", "UNLABELLED", "Parts", "Table", "find_parts", "listed", "stratified"]
 
@@ -62,7 +62,7 @@ def find_parts(path: str | os.PathLike[str], label_column: str, image_column: st
         raise errors.InputError(f"The data set '{path}' does not exist. Give a file, a folder, or 'digits'.")
     if source.is_dir():
         if archives := cifar_archives(source) or imagenet_archives(source):
-            return {split: partial(_archive_table, read, split) for split, read in archives.items()}
+            return _archive_parts(archives)
         files = sorted(source.glob("*.parquet")) or sorted(source.glob("*/*.parquet"))
         return _parquet_parts(source, files, label_column, image_column) if files else _folder_parts(source)
     match source.suffix.lower():
@@ -72,6 +72,8 @@ def find_parts(path: str | os.PathLike[str], label_column: str, image_column: st
             return _npz_parts(source)
         case ".csv" | ".tsv":
             return _csv_parts(source, label_column, image_column)
+        case ".gz" | ".tgz" | ".tar":
+            return _tar_parts(source)
     raise errors.InputError(f"The data set '{path}' must be a folder or a .parquet, .npz, .csv or .tsv file.")
 
 
@@ -180,6 +182,19 @@ def _npz_parts(path: Path) -> Parts:
         wanted = "train_images and train_labels (or val_, test_)"
         raise errors.InputError(f"The file '{path}' must have {wanted}. It has: {listed(sorted(arrays))}.")
     return {SPLITS[prefix]: partial(_npz_table, path, prefix, prefixes) for prefix in prefixes}
+
+
+def _tar_parts(path: Path) -> Parts:
+    """CIFAR-10 as it is published, unpacked by nobody."""
+    if archives := cifar_archives(path):
+        return _archive_parts(archives)
+    raise errors.InputError(
+        f"The file '{path}' must hold CIFAR-10's python batches. Unpack any other and give the folder."
+    )
+
+
+def _archive_parts(archives: Archives) -> Parts:
+    return {split: partial(_archive_table, read, split) for split, read in archives.items()}
 
 
 def _archive_table(read: Callable[[], Archive], split: str | None) -> Table:

@@ -2,13 +2,13 @@
 
 import pickle
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from io import BufferedIOBase
 from typing import Any, final
 
 import numpy as np
 from numpy import ndarray
 
-__all__ = ["NUMPY", "ForbiddenGlobal", "read_pickle"]
+__all__ = ["NUMPY", "ForbiddenGlobal", "encoded", "read_pickle"]
 
 _DTYPES = {kind: np.dtype(kind) for kind in ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")}
 
@@ -58,11 +58,11 @@ class _Reader(pickle.Unpickler):
         return self._allowed[name]
 
 
-def read_pickle(path: Path, allowed: Mapping[str, Callable[..., Any]], *, encoding: str = "ASCII") -> Any:
+def read_pickle(file: BufferedIOBase, allowed: Mapping[str, Callable[..., Any]], *, encoding: str = "ASCII") -> Any:
     """Read a pickle that may name nothing but what is allowed.
 
     Args:
-        path: of the file.
+        file: open for reading.
         allowed: what "module.name" stands for: a function, or a class that has a `__setstate__` of its own.
         encoding: of the text in pickles that Python 2 wrote; "bytes" leaves it as it is.
 
@@ -71,13 +71,12 @@ def read_pickle(path: Path, allowed: Mapping[str, Callable[..., Any]], *, encodi
         UnpicklingError: the pickle is damaged.
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
-        try:
-            return _Reader(file, allowed, encoding).load()
-        except (ForbiddenGlobal, OSError):
-            raise
-        except Exception as error:  # a damaged pickle ends in any of a dozen kinds of error
-            raise pickle.UnpicklingError("the pickle is damaged") from error
+    try:
+        return _Reader(file, allowed, encoding).load()
+    except (ForbiddenGlobal, OSError):
+        raise
+    except Exception as error:  # a damaged pickle ends in any of a dozen kinds of error
+        raise pickle.UnpicklingError("the pickle is damaged") from error
 
 
 @final
@@ -118,6 +117,13 @@ def _scalar(kind: object, content: bytes) -> bool | int | float:
     return np.frombuffer(content, _dtype(kind), count=1)[0].item()
 
 
+def _from_buffer(content: bytes | bytearray, kind: object, shape: tuple[int, ...], order: str, *_: object) -> _Array:
+    """Return an array as pickles of protocol 5 make it."""
+    array = _Array()
+    array.values = np.frombuffer(content, _dtype(kind)).reshape(shape, order="F" if order == "F" else "C")
+    return array
+
+
 @final
 class _NDArray:
     """Stands for numpy.ndarray, which pickles name and do not call."""
@@ -126,12 +132,22 @@ class _NDArray:
         raise pickle.UnpicklingError("an array is not made in this way")
 
 
-# Arrays come back with their content in `values`, numbers as Python's own.
+def encoded(text: str, encoding: str) -> bytes:
+    """Return the bytes that Python 3 pickled, for Python 2, as text of 256 characters (`_codecs.encode`)."""
+    if encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError("bytes are pickled as latin1")
+    return text.encode("latin1")
+
+
+# Arrays come back with their content in `values`, numbers and bytes as Python's own.
 NUMPY: Mapping[str, Callable[..., Any]] = {
+    "_codecs.encode": encoded,
     "numpy.dtype": _DType,
     "numpy.ndarray": _NDArray,
     "numpy.core.multiarray._reconstruct": _Array,
     "numpy._core.multiarray._reconstruct": _Array,
+    "numpy.core.numeric._frombuffer": _from_buffer,
+    "numpy._core.numeric._frombuffer": _from_buffer,
     "numpy.core.multiarray.scalar": _scalar,
     "numpy._core.multiarray.scalar": _scalar,
 }

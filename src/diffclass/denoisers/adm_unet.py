@@ -11,7 +11,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, silu
 
-from diffclass.denoisers.blocks import BlockStyle, build_decoder, build_encoder, waves
+from diffclass.denoisers.blocks import BlockStyle, attention_levels, build_decoder, build_encoder, waves
 
 __all__ = ["ADMUNet"]
 
@@ -20,13 +20,14 @@ __all__ = ["ADMUNet"]
 class ADMUNet(ModelMixin, ConfigMixin):
     """A U-Net whose blocks are scaled and shifted by the noise level and the class, with attention in heads.
 
-    Class id `num_classes` is the null class, of which the network is told nothing.
+    Class id `num_classes` is the null class, of which the network is told nothing. With no class at all the network is
+    unconditional, and takes any id.
 
     Args:
         sample_size: [pixels] height and width of an image.
         in_channels: of the noisy image.
         out_channels: of the answer; twice those of the image with learned variances.
-        num_classes: the null class not included.
+        num_classes: the null class not included; 0 for an unconditional network.
         base_channels: width of the first blocks, before `channel_mult`.
         channel_mult: width at every size, in base_channels.
         blocks_per_level: at every size.
@@ -60,10 +61,10 @@ class ADMUNet(ModelMixin, ConfigMixin):
             embedding_width=width, adaptive=True, eps=1e-5, heads=heads, head_width=head_width, group_width=group_width
         )
         widths = [int(mult * base_channels) for mult in channel_mult]
-        attends = [sample_size >> level in attention_sizes for level in range(len(widths))]
+        attends = attention_levels(sample_size, attention_sizes, len(widths))
         self.time_in = nn.Linear(base_channels, width)
         self.time_out = nn.Linear(width, width)
-        self.label = nn.Linear(num_classes, width, bias=False)
+        self.label = nn.Linear(num_classes, width, bias=False) if num_classes else None
         self.conv_in = nn.Conv2d(in_channels, widths[0], kernel_size=3, padding=1)
         self.encoder, skips = build_encoder(widths[0], widths, blocks_per_level, attends, style)
         both = [[attended] * (blocks_per_level + 1) for attended in attends]
@@ -77,9 +78,11 @@ class ADMUNet(ModelMixin, ConfigMixin):
         half = self.time_in.in_features // 2
         steps = torch.arange(half, dtype=torch.float32, device=sample.device)
         time = waves(timestep, (-math.log(10_000.0) / half * steps).exp()).to(sample.dtype)
-        known = self.label.in_features
-        told = self.label(one_hot(class_labels, known + 1)[:, :known].to(sample.dtype))
-        embedding = silu(self.time_out(silu(self.time_in(time))) + told)
+        told = self.time_out(silu(self.time_in(time)))
+        if self.label is not None:
+            known = self.label.in_features
+            told = told + self.label(one_hot(class_labels, known + 1)[:, :known].to(sample.dtype))
+        embedding = silu(told)
         x = self.conv_in(sample)
         skips = [x]
         for block in self.encoder:

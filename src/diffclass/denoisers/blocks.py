@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["BlockStyle", "Resample", "ResidualBlock", "SelfAttention", "build_decoder", "build_encoder", "waves"]
+__all__ = [
+    "BlockStyle",
+    "Resample",
+    "ResidualBlock",
+    "SelfAttention",
+    "attention_levels",
+    "build_decoder",
+    "build_encoder",
+    "waves",
+]
 
 Direction = Literal["up", "down"]
 
@@ -46,6 +55,34 @@ class BlockStyle:
     def group_norm(self, channels: int) -> nn.GroupNorm:
         """Build a norm of so many channels."""
         return nn.GroupNorm(min(32, channels // self.group_width), channels, eps=self.eps)
+
+    def n_heads(self, channels: int) -> int:
+        """Return how many heads attention between so many channels has.
+
+        Raises:
+            ValueError: they do not share the channels equally.
+        """
+        heads = self.heads if self.heads is not None else channels // max(1, self.head_width)
+        if heads < 1 or channels % heads or (self.heads is None and heads * self.head_width != channels):
+            wanted = f"{self.heads} heads" if self.heads is not None else f"heads of {self.head_width}"
+            raise ValueError(f"attention between {channels} channels cannot have {wanted}")
+        return heads
+
+
+def attention_levels(size: int, attention_sizes: Sequence[int], n_levels: int) -> list[bool]:
+    """Say at which levels of a network there is attention, the largest size first.
+
+    Args:
+        size: [pixels] of an image.
+        attention_sizes: [pixels] of features that get attention.
+        n_levels: every one halves the size of the one before.
+
+    Raises:
+        ValueError: the size cannot be halved so often.
+    """
+    if n_levels < 1 or size < 1 or size % 2 ** (n_levels - 1):
+        raise ValueError(f"{n_levels} sizes of features do not fit images of {size} pixels")
+    return [size >> level in attention_sizes for level in range(n_levels)]
 
 
 def waves(time: Tensor, frequencies: Tensor) -> Tensor:
@@ -94,7 +131,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, style: BlockStyle) -> None:
         super().__init__()
-        self.heads = channels // style.head_width if style.heads is None else style.heads
+        self.heads = style.n_heads(channels)
         self.gain = style.gain
         self.norm = style.group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, kernel_size=1)

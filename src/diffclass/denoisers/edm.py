@@ -45,7 +45,7 @@ def read_edm(path: Path) -> ForeignModel:
     """Read one of EDM's pickles: a dictionary whose "ema" is the network, or the network alone.
 
     Raises:
-        ModelError: the file is missing, damaged or unsafe, or no class-conditional network under EDM preconditioning.
+        ModelError: the file is missing, damaged or unsafe, or no network under EDM preconditioning.
 
     Source:
         Karras et al. 2022, Table 1 and Appendix F (arXiv:2206.00364).
@@ -53,7 +53,7 @@ def read_edm(path: Path) -> ForeignModel:
     content = read_persistent(path)
     try:
         return _model(content, path)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise UnsupportedModel(
             f"The network in {str(path)!r} is not put together as EDM's are ({type(error).__name__}: {error})."
         ) from error
@@ -88,7 +88,7 @@ def _model(content: Any, path: Path) -> ForeignModel:
         parametrisation={"kind": "edm", "sigma_data": sigma_data, "time_scale": 1.0},
         sigma_range=(max(low, _SIGMA_RANGE[0]), min(high, _SIGMA_RANGE[1])),
         data_std=sigma_data,
-        null_class=options["label_dropout"] > 0,
+        null_class=options["label_dropout"] > 0 or options["label_dim"] == 0,
         licence=_LICENCE,
         description=f"{_family(inner.class_name, options)} under EDM preconditioning (Karras et al. 2022).",
         left_out=tuple(name for name in given if "map_augment" in name),
@@ -120,11 +120,6 @@ def _options(network: PersistentObject, path: Path) -> dict[str, Any]:
             raise UnsupportedModel(
                 f"The {name} of the network in {str(path)!r} must be {' or '.join(choices)}. Got {options[name]}."
             )
-    if options["label_dim"] == 0:
-        raise UnsupportedModel(
-            f"A classifier needs a network that is told the class. The one in {str(path)!r} is unconditional. "
-            "Take a class-conditional checkpoint ('cond' in its name)."
-        )
     return options
 
 
@@ -177,7 +172,7 @@ def _renamed(given: Mapping[str, Tensor], heads: int | None, path: Path) -> dict
         if name == "map_noise.freqs":
             weights["frequency_bits"] = tensor.float().view(torch.int32)
             continue
-        place, leaf = name.rsplit(".", 1)
+        place, _, leaf = name.rpartition(".")
         home, part = ".".join(place.split(".")[:2]), place.split(".")[2:]
         ours = _ENDS.get(place) or homes.get(home)
         if ours is None or any(one not in _PARTS for one in part):

@@ -6,6 +6,8 @@ from typing import Any, Literal, final
 
 from torch import Tensor
 
+from diffclass.errors import UnsupportedModel
+
 __all__ = ["ForeignModel", "sorted_heads"]
 
 Layout = Literal["head, channel, part", "head, part, channel"]
@@ -23,7 +25,7 @@ class ForeignModel:
         parametrisation: as diffclass.json holds it.
         sigma_range: [model units] where it can be trusted.
         data_std: [model units] of its training images.
-        null_class: whether it was trained without a class now and then.
+        null_class: whether it was trained without a class now and then; an unconditional network always was.
         licence: of the weights that are published in this format.
         description: what it is, in a sentence.
         left_out: weights that play no part in denoising.
@@ -49,8 +51,16 @@ def sorted_heads(tensor: Tensor, heads: int, layout: Layout) -> Tensor:
             value) in an order that differs between libraries.
         heads: how many there are.
         layout: that order, from slowest to fastest.
+
+    Raises:
+        UnsupportedModel: so many heads cannot share these rows.
     """
-    width = len(tensor) // (3 * heads)
+    rows_of = len(tensor) if tensor.ndim else 0
+    if heads < 1 or not rows_of or rows_of % (3 * heads):
+        raise UnsupportedModel(
+            f"The heads of attention must share its {rows_of} rows of queries, keys and values. Got {heads} heads."
+        )
+    width = rows_of // (3 * heads)
     if layout == "head, channel, part":
         rows = tensor.reshape(heads, width, 3, *tensor.shape[1:]).movedim(2, 0)
     else:

@@ -19,7 +19,8 @@ _COMMON = (
     "--resblock_updown True --use_scale_shift_norm True"
 )
 
-# The flags that the published class-conditional checkpoints come with, largest number of weights last.
+# The flags that the published class-conditional checkpoints come with, largest number of weights last. Unconditional
+# ones (256x256_diffusion_uncond) have the same but for the class.
 PUBLISHED: Mapping[str, str] = {
     "64x64_diffusion": f"{_COMMON} --image_size 64 --noise_schedule cosine --num_channels 192 --num_head_channels 64 "
     "--num_res_blocks 3 --use_new_attention_order True",
@@ -55,7 +56,10 @@ def guided_flags(text: str) -> dict[str, Any]:
     Raises:
         InputError: a flag is unknown, or its value is not of its kind.
     """
-    words = shlex.split(text.replace("=", " "))
+    try:
+        words = shlex.split(text.replace("=", " "))
+    except ValueError as error:
+        raise InputError(f"The flags of a checkpoint must be pairs, as '--num_channels 192'. Got {text!r}.") from error
     flags = dict(_DEFAULTS)
     if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
         raise InputError(f"The flags of a checkpoint must be pairs, as '--num_channels 192'. Got {text!r}.")
@@ -64,6 +68,17 @@ def guided_flags(text: str) -> dict[str, Any]:
             raise InputError(f"The flags of a checkpoint must be among {', '.join(_DEFAULTS)}. Got {name!r}.")
         flags[name] = _value(name, value)
     return flags
+
+
+def _numbers(flags: Mapping[str, Any], name: str) -> list[float]:
+    """Read a flag that lists numbers above 0."""
+    try:
+        numbers = [float(part) for part in flags[name].split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(0 < number < float("inf") for number in numbers):
+        raise InputError(f"The flag {name!r} of a checkpoint must be numbers above 0, as '1,2,4'. Got {flags[name]!r}.")
+    return numbers
 
 
 def _value(name: str, text: str) -> Any:
@@ -91,45 +106,52 @@ def read_guided(given: Mapping[str, Tensor], flags: Mapping[str, Any], path: Pat
         path: of the file, for messages.
 
     Raises:
-        UnsupportedModel: the flags or the weights are of a network that is no class-conditional ADM.
+        InputError: the value of a flag cannot be.
+        UnsupportedModel: the flags or the weights are of a network that is no ADM.
 
     Source:
         Dhariwal and Nichol 2021, section 3 and Appendix I (arXiv:2105.05233).
     """
-    if "label_emb.weight" not in given:
+    label = given.get("label_emb.weight")
+    if label is not None and label.ndim != 2:
         raise UnsupportedModel(
-            f"A classifier needs a network that is told the class. The one in {str(path)!r} is unconditional. "
-            "Take a class-conditional checkpoint."
+            f"The weight 'label_emb.weight' of {str(path)!r} must have two axes. Got {tuple(label.shape)}."
         )
+    config = config_of(flags, n_classes=0 if label is None else len(label))
     parametrisation = _parametrisation(flags)
     schedule: Any = read_parametrisation(parametrisation)
     return ForeignModel(
         network="ADMUNet",
-        config=config_of(flags, n_classes=len(given["label_emb.weight"])),
+        config=config,
         weights=_renamed(given, flags, path),
         parametrisation=parametrisation,
         sigma_range=schedule.schedule.sigma_range,
         data_std=0.5,
-        null_class=False,
+        null_class=label is None,
         licence=_LICENCE,
         description=f"ADM (Dhariwal and Nichol 2021), {flags['noise_schedule']} schedule.",
     )
 
 
 def config_of(flags: Mapping[str, Any], *, n_classes: int) -> dict[str, Any]:
-    """Say in our words what a network is built with.
+    """Say in our words what a network is built with; `n_classes` is 0 for an unconditional one.
 
     Raises:
+        InputError: the value of a flag cannot be.
         UnsupportedModel: the flags are of another network than ADM.
     """
     wanted = {"resblock_updown": True, "use_scale_shift_norm": True, "timestep_respacing": ""}
     for name, value in wanted.items():
         if flags[name] != value:
             raise UnsupportedModel(f"The flag {name!r} of an ADM checkpoint must be {value!r}. Got {flags[name]!r}.")
+    counts = ("image_size", "num_channels", "num_res_blocks", "num_heads", "diffusion_steps")
+    for name in (*counts, *["num_head_channels"] * (flags["num_head_channels"] != -1)):
+        if flags[name] < 1:
+            raise InputError(f"The flag {name!r} of a checkpoint must be at least 1. Got {flags[name]}.")
     size, channels = flags["image_size"], 3
     if not flags["channel_mult"] and size not in _WIDTHS:
         raise UnsupportedModel(f"The flag 'channel_mult' must be given for images of {size} pixels.")
-    widths = [float(part) for part in (flags["channel_mult"] or _WIDTHS[size]).split(",")]
+    widths = _numbers(flags if flags["channel_mult"] else {"channel_mult": _WIDTHS[size]}, "channel_mult")
     fixed = flags["num_head_channels"] == -1
     if fixed and flags["num_heads_upsample"] not in (-1, flags["num_heads"]):
         raise UnsupportedModel("The flag 'num_heads_upsample' must be that of 'num_heads'.")
@@ -141,7 +163,7 @@ def config_of(flags: Mapping[str, Any], *, n_classes: int) -> dict[str, Any]:
         "base_channels": flags["num_channels"],
         "channel_mult": widths,
         "blocks_per_level": flags["num_res_blocks"],
-        "attention_sizes": [int(part) for part in flags["attention_resolutions"].split(",")],
+        "attention_sizes": [int(number) for number in _numbers(flags, "attention_resolutions")],
         "heads": flags["num_heads"] if fixed else None,
         "head_width": 64 if fixed else flags["num_head_channels"],
         "group_width": 1,
@@ -170,7 +192,7 @@ def _renamed(given: Mapping[str, Tensor], flags: Mapping[str, Any], path: Path) 
     homes = _homes(given)
     weights: dict[str, Tensor] = {}
     for name, tensor in given.items():
-        place, leaf = name.rsplit(".", 1)
+        place, _, leaf = name.rpartition(".")
         ours = _ENDS.get(place)
         if ours is None:
             home = next((h for h in homes if place.startswith(f"{h}.")), "")
@@ -182,7 +204,7 @@ def _renamed(given: Mapping[str, Tensor], flags: Mapping[str, Any], path: Path) 
                 fixed = flags["num_head_channels"]
                 heads = flags["num_heads"] if fixed == -1 else len(tensor) // (3 * fixed)
                 tensor = sorted_heads(tensor, heads, "head, part, channel")
-            if tensor.ndim == 3:
+            if part.startswith("attention.") and tensor.ndim == 3:
                 tensor = tensor[..., None]  # a convolution along a line of pixels is one over an image
         weights[f"{ours}.{leaf}"] = tensor.t().contiguous() if ours == "label" else tensor
     return weights

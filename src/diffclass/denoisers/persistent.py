@@ -5,6 +5,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, final
@@ -97,6 +98,8 @@ def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int,
     if not isinstance(storage, torch.storage.TypedStorage):
         raise pickle.UnpicklingError("a tensor must have numbers")
     flat = torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage)  # pyright: ignore[reportArgumentType]
+    if prod(size) > flat.numel():
+        raise pickle.UnpicklingError("a tensor must not have more places than numbers")
     return flat.as_strided(size, stride, offset).clone()
 
 
@@ -112,6 +115,7 @@ _ALLOWED: Mapping[str, Any] = {
     "collections.OrderedDict": dict,
     "dnnlib.util.EasyDict": _Dictionary,
     "builtins.set": set,
+    "__builtin__.set": set,
 }
 
 
@@ -127,7 +131,8 @@ def read_persistent(path: Path) -> Any:
         Karras et al. 2022 (arXiv:2206.00364) publish their networks in this format.
     """
     try:
-        return read_pickle(path, _ALLOWED)
+        with path.open("rb") as file:
+            return read_pickle(file, _ALLOWED)
     except ForbiddenGlobal as error:
         raise UnsupportedModel(
             f"The file {str(path)!r} wants {error.name!r} when it is opened, which is no part of a network, so nothing "

@@ -27,7 +27,12 @@ from diffclass.types import Images, Latents, Sigmas
 __all__ = ["LateNetwork", "PixelDenoiser", "load_pixel", "network_class"]
 
 _DIFFUSERS = ("UNet2DModel", "DiTTransformer2DModel")
-_OURS = {"LateUNet2DModel": "late", "ADMUNet": "adm_unet", "SongUNet": "song_unet"}  # and the modules they are in
+_OURS = {  # and the modules they are in
+    "LateUNet2DModel": "late",
+    "ADMUNet": "adm_unet",
+    "SongUNet": "song_unet",
+    "WithUnconditional": "with_unconditional",
+}
 _NETWORKS = (*_DIFFUSERS, *_OURS)
 _CONSISTENCY = "Consistency models jump to the end of a trajectory instead of estimating the mean of the clean image"
 
@@ -280,7 +285,7 @@ def _check_pixels(config: Mapping[str, Any], home: Path) -> tuple[int, int]:
     """Check what a network's configuration can tell; return the height and width of its images."""
     name, channels, size = config.get("_class_name"), config.get("in_channels"), config.get("sample_size")
     if name not in _NETWORKS:
-        raise UnsupportedModel(f"The network in {str(home)!r} must be one of {', '.join(_DIFFUSERS)}. Got {name!r}.")
+        raise UnsupportedModel(f"The network in {str(home)!r} must be one of {', '.join(_NETWORKS)}. Got {name!r}.")
     if channels not in (1, 3):
         raise UnsupportedModel(
             f"A network on pixels must take 1 or 3 channels. The one in {str(home)!r} takes {channels}; "
@@ -331,18 +336,24 @@ def _build(home: Path, config: Mapping[str, Any]) -> nn.Module:
     """Build a network and put its weights in, leaving the global random numbers as they were."""
     name = config.get("_class_name")
     if name not in _NETWORKS:
-        raise UnsupportedModel(f"The network in {str(home)!r} must be one of {', '.join(_DIFFUSERS)}. Got {name!r}.")
+        raise UnsupportedModel(f"The network in {str(home)!r} must be one of {', '.join(_NETWORKS)}. Got {name!r}.")
     weights = find_weights(home)
     try:
         with torch.random.fork_rng(devices=[]):
             network = network_class(name).from_config(dict(config))
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, KeyError, RuntimeError, ZeroDivisionError) as error:
         raise UnsupportedModel(f"diffusers cannot build the network in {str(home)!r}: {error}.") from error
     put_weights(network, read_weights(weights), source=weights)
     return network
 
 
 def network_class(name: str) -> Any:
-    """Return the class of a network, by the name that its config.json has: diffusers' or our own."""
+    """Return the class of a network, by the name that its config.json has: diffusers' or our own.
+
+    Raises:
+        ValueError: it is no network on pixels.
+    """
+    if name not in _NETWORKS:
+        raise ValueError(f"{name!r} is no network on pixels")
     home = f"diffclass.denoisers.{_OURS[name]}" if name in _OURS else "diffusers"
     return getattr(import_module(home), name)

@@ -11,7 +11,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, silu
 
-from diffclass.denoisers.blocks import BlockStyle, Resample, build_decoder, build_encoder, waves
+from diffclass.denoisers.blocks import BlockStyle, Resample, attention_levels, build_decoder, build_encoder, waves
 
 __all__ = ["DownsampledInput", "SongUNet"]
 
@@ -38,13 +38,14 @@ class DownsampledInput(nn.Module):
 class SongUNet(ModelMixin, ConfigMixin):
     """A U-Net to whose features the noise level and the class are added: DDPM++, or NCSN++ with two options.
 
-    Class id `num_classes` is the null class: a vector of zeros in place of a one-hot one.
+    Class id `num_classes` is the null class: a vector of zeros in place of a one-hot one. With no class at all the
+    network is unconditional, and takes any id.
 
     Args:
         sample_size: [pixels] height and width of an image.
         in_channels: of the noisy image.
         out_channels: of the answer.
-        num_classes: the null class not included.
+        num_classes: the null class not included; 0 for an unconditional network.
         base_channels: width of the first convolution.
         channel_mult: width at every size, in base_channels.
         embedding_mult: width of the embedding, in base_channels.
@@ -83,14 +84,14 @@ class SongUNet(ModelMixin, ConfigMixin):
             embedding_width=width, adaptive=False, eps=1e-6, gain=_HALF, taps=tuple(taps), projects=True, heads=1
         )
         widths = [mult * base_channels for mult in channel_mult]
-        attends = [sample_size >> level in attention_sizes for level in range(len(widths))]
+        attends = attention_levels(sample_size, attention_sizes, len(widths))
         if fourier:
             # The bits of float32 numbers: what is not a floating-point tensor keeps them when a network is cast.
             bits = (16 * torch.randn(noise // 2)).view(torch.int32)
             self.register_buffer("frequency_bits", bits)
         self.time_in = nn.Linear(noise, width)
         self.time_out = nn.Linear(width, width)
-        self.label = nn.Linear(num_classes, noise)
+        self.label = nn.Linear(num_classes, noise) if num_classes else None
         self.conv_in = nn.Conv2d(in_channels, base_channels, kernel_size=3, padding=1)
         self.encoder, skips = build_encoder(base_channels, widths, blocks_per_level, attends, style)
         entering = [in_channels, *widths[:-1]] if residual_input else []
@@ -113,10 +114,11 @@ class SongUNet(ModelMixin, ConfigMixin):
             steps = torch.arange(half, dtype=torch.float32, device=sample.device)
             frequencies = (-math.log(10_000.0) / (half - 1) * steps).exp()
         time = waves(timestep, frequencies).roll(half, dims=1).to(sample.dtype)  # sines first
-        known = self.label.in_features
-        told = one_hot(class_labels, known + 1)[:, :known].to(sample.dtype)
-        embedding = time + self.label(told * math.sqrt(known))
-        return silu(self.time_out(silu(self.time_in(embedding))))
+        if self.label is not None:
+            known = self.label.in_features
+            told = one_hot(class_labels, known + 1)[:, :known].to(sample.dtype)
+            time = time + self.label(told * math.sqrt(known))
+        return silu(self.time_out(silu(self.time_in(time))))
 
     @no_type_check  # the wrapper of a checker would cut a compiled network into pieces
     def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor) -> UNet2DOutput:
