@@ -128,24 +128,24 @@ TABLE: dict[str, tuple[Callable[[Path], object], type[DiffclassError], str]] = {
         "class-conditional checkpoint ('cond' in its name), and this one as its unconditional companion.",
     ),
     "companion with classes": (
-        convert(lambda: edm(), unconditional="same.pkl"), UnsupportedModel,
+        convert(edm, unconditional="same.pkl"), UnsupportedModel,
         "The unconditional companion must be a network without classes. The one in '{h}/same.pkl' is told one of 4.",
     ),
     "companion of another size": (
-        convert(lambda: edm(), unconditional="large.pkl"), UnsupportedModel,
+        convert(edm, unconditional="large.pkl"), UnsupportedModel,
         "The unconditional companion must take the same images and noise levels, and answer the same. The one in "
         "'{h}/large.pkl' is for 32 pixels and returns 3 channels (edm); the other is for 16 and returns 3 (edm).",
     ),
     "flags for EDM": (
-        convert(lambda: edm(), flags=FLAGS), InputError,
+        convert(edm, flags=FLAGS), InputError,
         "The file '{h}/net.pt' says itself how its network is built. Leave the flags out.",
     ),
     "too few classes": (
-        convert(lambda: edm(), classes=("a", "b")), ConditionError,
+        convert(edm, classes=("a", "b")), ConditionError,
         "The 'classes' must be as many as the network has (4). Got 2.",
     ),
     "class twice": (
-        convert(lambda: edm(), classes=("a", "b", "a", "c")), ConditionError,
+        convert(edm, classes=("a", "b", "a", "c")), ConditionError,
         "The classes of a denoiser must differ. Got 'a' twice.",
     ),
     "folder with other files": (
