@@ -1,9 +1,13 @@
 """`convert_checkpoint`: from files as they are published to model directories that everything else works with."""
 
+import io
 import json
+import pickle
+import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -146,3 +150,32 @@ def test_names_of_classes(tmp_path: Path) -> None:
     assert read_classes(str(tmp_path / "names.txt")) == ("kit fox", "star")
     (tmp_path / "map.txt").write_text("n02119789 1 kit_fox\nn01440764 449 tench\nn02100735 2 setter\n")
     assert read_classes(str(tmp_path / "map.txt")) == ("n01440764", "n02100735", "n02119789")
+
+
+def test_a_converted_pair_certifies_cifar10_from_its_tar(tmp_path: Path) -> None:
+    """The command of docs/checkpoints.md, with next to no draws and copies."""
+    small = {"img_resolution": 32, "channel_mult": [1, 1], "num_blocks": 1, "label_dim": 10, "attn_resolutions": [16]}
+    save_edm(tmp_path / "cond.pkl", DDPMPP | small)
+    save_edm(tmp_path / "uncond.pkl", DDPMPP | small | {"label_dim": 0})
+    batch = {"data": np.random.default_rng(0).integers(0, 256, (2, 3072), dtype=np.uint8), "labels": [3, 8]}
+    content = pickle.dumps(batch, protocol=2)
+    with tarfile.open(tmp_path / "cifar-10-python.tar.gz", "w:gz") as archive:
+        member = tarfile.TarInfo("cifar-10-batches-py/test_batch")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+
+    def call(*arguments: object) -> Any:
+        result = CliRunner().invoke(main, [*map(str, arguments), "--json"])
+        assert result.exit_code == 0, (result.output, result.exception)
+        return json.loads(result.stdout)
+
+    companion = ("--unconditional", tmp_path / "uncond.pkl", "--classes", "cifar10", "--out", tmp_path / "edm")
+    call("convert", tmp_path / "cond.pkl", *companion)
+    copies = ("--sigma", 0.25, "--n0", 2, "--n", 10, "--alpha", 0.01, "--draws", 4, "--race", "exhaustive")
+    options = ("--noised", "apndc", "--weight", "edm_official", "--dtype", "float32", "--device", "cpu")
+    data = (tmp_path / "cifar-10-python.tar.gz", "--split", "test", "--model", tmp_path / "edm")
+    summary = call("certify", *data, *copies, *options, "--out", tmp_path / "out")
+    assert (summary["n_images"], summary["n_failed"]) == (2, 0)
+    assert summary["results"][0]["evaluations_per_image"] == 12 * 10 * 4
+    assert summary["config"]["objective"]["weight"]["kind"] == "EDMOfficialWeight"
+    assert summary["config"]["objective"]["sigma_range"] == [0.002, 3.0]

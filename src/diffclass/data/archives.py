@@ -202,6 +202,8 @@ def _mapped_names(path: Path) -> tuple[str, ...]:
 
 def _member(path: Path, name: str) -> ndarray:
     """Read an array of an npz file."""
+    if not zipfile.is_zipfile(path):  # numpy would advise to open it unsafely
+        raise errors.InputError(f"The file '{path}' is not an npz archive.")
     try:
         with np.load(path, allow_pickle=False) as archive:
             return archive[name]
