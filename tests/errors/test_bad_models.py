@@ -74,7 +74,7 @@ def saved(directory: Path, content: Any) -> None:
     torch.save(content, directory / "diffusion_pytorch_model.bin")
 
 
-NETWORKS = "UNet2DModel, DiTTransformer2DModel, LateUNet2DModel"
+NETWORKS = "UNet2DModel, DiTTransformer2DModel, LateUNet2DModel, ADMUNet, SongUNet, WithUnconditional"
 Break = Callable[[Path], object]
 TABLE: dict[str, tuple[str, Break, type[DiffclassError], str]] = {
     "no weights": (

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from diffclass.denoisers.card import ModelCard
 
-__all__ = ["models"]
+__all__ = ["card_tables", "models", "plain_card"]
+
+_SHOWN = 100  # classes
 
 
 @click.command()
@@ -26,7 +28,7 @@ def models(name: str | None, as_json: bool, quiet: bool) -> None:
 
     if name is not None:
         card = read_card(name)
-        show(_card_tables(card), _plain(card), as_json=as_json)
+        show(card_tables(card), plain_card(card), as_json=as_json)
         return
     made = table("name", ">classes", ">image", ">size", "accuracy", "licence")
     cards = list_models()
@@ -40,10 +42,11 @@ def models(name: str | None, as_json: bool, quiet: bool) -> None:
             _accuracy(card),
             card.licence,
         )
-    show([made], [_plain(card) for card in cards], as_json=as_json)
+    show([made], [plain_card(card) for card in cards], as_json=as_json)
 
 
-def _plain(card: "ModelCard") -> dict[str, Any]:
+def plain_card(card: "ModelCard") -> dict[str, Any]:
+    """Return a card's content for JSON."""
     return asdict(card) | {"path": str(card.path)}
 
 
@@ -70,7 +73,8 @@ def _accuracy(card: "ModelCard") -> str:
     return f"{e['value']:.1%} ({100 * e['low']:.1f} – {100 * e['high']:.1f}){where}"
 
 
-def _card_tables(card: "ModelCard") -> list["Table"]:
+def card_tables(card: "ModelCard") -> list["Table"]:
+    """Return the tables that show a card."""
     from rich.markup import escape
 
     from diffclass.cli.render import estimates_table, table
@@ -80,7 +84,8 @@ def _card_tables(card: "ModelCard") -> list["Table"]:
     rows = {
         "": card.description,
         "kind": card.kind,
-        "classes": ", ".join(card.classes),
+        "classes": ", ".join(card.classes[:_SHOWN])
+        + (f", ... ({n} in all)" if (n := len(card.classes)) > _SHOWN else ""),
         "image": " x ".join(map(str, card.shape)),
         "size": _size(card),
         "data": card.data,

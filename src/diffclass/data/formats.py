@@ -1,4 +1,4 @@
-"""Where each format keeps its splits, ids, labels and pictures: folders, parquet, MedMNIST, CSV; no torch."""
+"""Where each format keeps its splits, ids, labels and pictures: folders, parquet, archives, CSV; no torch."""
 
 import csv
 import json
@@ -18,6 +18,7 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from diffclass import errors
+from diffclass.data.archives import Archive, Archives, cifar_archives, imagenet_archives, imagenet_file
 
 __all__ = ["PICTURES", "SPLITS", "UNLABELLED", "Parts", "Table", "find_parts", "listed", "stratified"]
 
@@ -60,6 +61,8 @@ def find_parts(path: str | os.PathLike[str], label_column: str, image_column: st
     if not source.exists():
         raise errors.InputError(f"The data set '{path}' does not exist. Give a file, a folder, or 'digits'.")
     if source.is_dir():
+        if archives := cifar_archives(source) or imagenet_archives(source):
+            return _archive_parts(archives)
         files = sorted(source.glob("*.parquet")) or sorted(source.glob("*/*.parquet"))
         return _parquet_parts(source, files, label_column, image_column) if files else _folder_parts(source)
     match source.suffix.lower():
@@ -69,6 +72,8 @@ def find_parts(path: str | os.PathLike[str], label_column: str, image_column: st
             return _npz_parts(source)
         case ".csv" | ".tsv":
             return _csv_parts(source, label_column, image_column)
+        case ".gz" | ".tgz" | ".tar":
+            return _tar_parts(source)
     raise errors.InputError(f"The data set '{path}' must be a folder or a .parquet, .npz, .csv or .tsv file.")
 
 
@@ -165,16 +170,38 @@ def _folder_table(root: Path, group: list[Path], names: tuple[str, ...]) -> Tabl
 
 
 def _npz_parts(path: Path) -> Parts:
-    """MedMNIST: arrays train_images, train_labels, and so for val and test."""
+    """MedMNIST: arrays train_images, train_labels, and so for val and test. Downsampled ImageNet: data and labels."""
     if not zipfile.is_zipfile(path):
         raise errors.InputError(f"The file '{path}' is not an npz archive.")
     with _readable(path), zipfile.ZipFile(path) as archive:
         arrays = {name.removesuffix(".npy") for name in archive.namelist()}
+    if {"data", "labels"} <= arrays:
+        return {None: partial(_archive_table, imagenet_file(path), None)}
     prefixes = [p for p in ("train", "val", "test") if {f"{p}_images", f"{p}_labels"} <= arrays]
     if not prefixes:
         wanted = "train_images and train_labels (or val_, test_)"
         raise errors.InputError(f"The file '{path}' must have {wanted}. It has: {listed(sorted(arrays))}.")
     return {SPLITS[prefix]: partial(_npz_table, path, prefix, prefixes) for prefix in prefixes}
+
+
+def _tar_parts(path: Path) -> Parts:
+    """CIFAR-10 as it is published, unpacked by nobody."""
+    if archives := cifar_archives(path):
+        return _archive_parts(archives)
+    raise errors.InputError(
+        f"The file '{path}' must hold CIFAR-10's python batches. Unpack any other and give the folder."
+    )
+
+
+def _archive_parts(archives: Archives) -> Parts:
+    return {split: partial(_archive_table, read, split) for split, read in archives.items()}
+
+
+def _archive_table(read: Callable[[], Archive], split: str | None) -> Table:
+    """Give the pictures of a published archive their ids."""
+    archive = read()
+    ids = tuple(f"{split}/{row}" if split else str(row) for row in range(len(archive.labels)))
+    return Table(ids=ids, labels=archive.labels, names=archive.names, read=archive.read)
 
 
 def _npz_table(path: Path, prefix: str, prefixes: list[str]) -> Table:

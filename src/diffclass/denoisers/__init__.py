@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         GaussianDenoiser,
         GaussianMixtureDenoiser,
     )
+    from diffclass.denoisers.convert import convert_checkpoint
     from diffclass.denoisers.fit import fit_mixture
     from diffclass.denoisers.mixture import MixtureDenoiser
     from diffclass.denoisers.text_to_image import PipelineDenoiser
@@ -47,6 +48,7 @@ __all__ = [
     "Space",
     "V",
     "check_denoiser",
+    "convert_checkpoint",
     "fit_mixture",
     "list_models",
     "load",
@@ -62,12 +64,13 @@ _HOME_OF = {
     "GaussianMixtureDenoiser": "analytic",
     "MixtureDenoiser": "mixture",
     "PipelineDenoiser": "text_to_image",
+    "convert_checkpoint": "convert",
     "fit_mixture": "fit",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import the exact denoisers when they are first used (PEP 562)."""
+    """Import the exact denoisers, and what converts, when they are first used (PEP 562)."""
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)

@@ -1,4 +1,4 @@
-"""Networks that denoise pixels: diffusers' UNet2DModel and DiTTransformer2DModel, or anything called like them.
+"""Networks that denoise pixels: diffusers' UNet2DModel and DiTTransformer2DModel, ours, or any called like them.
 
 A network may be told the class late (`LateNetwork`): then all classes of a noisy image share its larger part.
 """
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -23,9 +24,16 @@ from diffclass.denoisers.weights import fetch, find_weights, put_weights, read_w
 from diffclass.errors import ConditionError, RangeError, UnsupportedModel, WeightsMissing
 from diffclass.types import Images, Latents, Sigmas
 
-__all__ = ["LateNetwork", "PixelDenoiser", "load_pixel"]
+__all__ = ["LateNetwork", "PixelDenoiser", "load_pixel", "network_class"]
 
-_NETWORKS = ("UNet2DModel", "DiTTransformer2DModel", "LateUNet2DModel")
+_DIFFUSERS = ("UNet2DModel", "DiTTransformer2DModel")
+_OURS = {  # and the modules they are in
+    "LateUNet2DModel": "late",
+    "ADMUNet": "adm_unet",
+    "SongUNet": "song_unet",
+    "WithUnconditional": "with_unconditional",
+}
+_NETWORKS = (*_DIFFUSERS, *_OURS)
 _CONSISTENCY = "Consistency models jump to the end of a trajectory instead of estimating the mean of the clean image"
 
 
@@ -332,19 +340,20 @@ def _build(home: Path, config: Mapping[str, Any]) -> nn.Module:
     weights = find_weights(home)
     try:
         with torch.random.fork_rng(devices=[]):
-            network = _network_class(name).from_config(dict(config))
-    except (TypeError, ValueError, AttributeError) as error:
+            network = network_class(name).from_config(dict(config))
+    except (TypeError, ValueError, AttributeError, KeyError, RuntimeError, ZeroDivisionError) as error:
         raise UnsupportedModel(f"diffusers cannot build the network in {str(home)!r}: {error}.") from error
     put_weights(network, read_weights(weights), source=weights)
     return network
 
 
-def _network_class(name: str) -> Any:
-    """Return the class of a network: diffusers' or our own."""
-    if name == "LateUNet2DModel":
-        from diffclass.denoisers.late import LateUNet2DModel
+def network_class(name: str) -> Any:
+    """Return the class of a network, by the name that its config.json has: diffusers' or our own.
 
-        return LateUNet2DModel
-    import diffusers
-
-    return getattr(diffusers, name)
+    Raises:
+        ValueError: it is no network on pixels.
+    """
+    if name not in _NETWORKS:
+        raise ValueError(f"{name!r} is no network on pixels")
+    home = f"diffclass.denoisers.{_OURS[name]}" if name in _OURS else "diffusers"
+    return getattr(import_module(home), name)

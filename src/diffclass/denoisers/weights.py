@@ -20,6 +20,7 @@ __all__ = [
     "fetch",
     "find_weights",
     "is_hub_id",
+    "misfits",
     "put_weights",
     "read_weights",
     "save_model",
@@ -112,6 +113,16 @@ def put_weights(network: nn.Module, weights: Mapping[str, Tensor], *, source: Pa
     Raises:
         WeightsMismatch: a tensor is missing, unexpected or of another shape; some are named.
     """
+    if told := misfits(network, weights):
+        raise WeightsMismatch(
+            f"The weights in {str(source)!r} do not fit the network of its config.json: {told}. "
+            "Use the two files that were saved together."
+        )
+    network.load_state_dict(weights)
+
+
+def misfits(network: nn.Module, weights: Mapping[str, Tensor]) -> str:
+    """Say which weights a network lacks, has not or has in another shape; nothing if they fit."""
     wanted = network.state_dict()
     reshaped = [k for k, tensor in weights.items() if k in wanted and wanted[k].shape != tensor.shape]
     faults = {
@@ -119,13 +130,7 @@ def put_weights(network: nn.Module, weights: Mapping[str, Tensor], *, source: Pa
         "unexpected": [name for name in weights if name not in wanted],
         "of another shape": reshaped,
     }
-    told = [f"{len(names)} {fault} ({_some(names)})" for fault, names in faults.items() if names]
-    if told:
-        raise WeightsMismatch(
-            f"The weights in {str(source)!r} do not fit the network of its config.json: {', '.join(told)}. "
-            "Use the two files that were saved together."
-        )
-    network.load_state_dict(weights)
+    return ", ".join(f"{len(names)} {fault} ({_some(names)})" for fault, names in faults.items() if names)
 
 
 def _some(names: list[str]) -> str:
