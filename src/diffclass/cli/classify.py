@@ -79,7 +79,8 @@ def classify(
     if len(failures) < len(rows):
         show([answers_table(rows)], rows, as_json=as_json)
         note_changes(rows)
-        note_left_out(rows)
+        if classifier.first_look is not None:  # anchors leave classes out too, and were tested with the rule
+            note_left_out(rows)
     if figure is not None and answers:
         note(f"drawn: {draw_answers(answers, figure, title=Path(settings['model']).name)}")
     fail_items(failures, of=len(rows))

@@ -56,7 +56,11 @@ class Decision:
 
     @property
     def unmeasured(self) -> tuple[str, ...]:
-        """Classes that a first look left out: the race's guarantee says nothing of them."""
+        """Classes that were never measured.
+
+        Either a first look left them out, and the race's guarantee says nothing of them, or the anchors of a learned
+        rule foretold that they lose, which the rule was tested with.
+        """
         measured = self.evidence.n_measured
         return tuple(name for name, n in zip(self.evidence.classes, measured, strict=True) if n == 0)
 
