@@ -2,11 +2,13 @@
 # make demo     classify the packaged pictures; draws out/demo/demo.png
 # make test     the checks and every test
 # make check    formatting, lint, layers, types, spelling
+# make docs     the documentation site in build/site: tutorials are run, links checked
+# make dist     sdist and wheel in dist/, the wheel installed and used outside the checkout
 # make format   rewrite the sources in the house style
 
 BIN := .venv/bin
 
-.PHONY: setup demo test check format lint clean
+.PHONY: setup demo test check docs dist format lint clean
 
 setup:
 	@scripts/setup
@@ -25,6 +27,13 @@ lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/codespell
+
+docs: setup
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+dist: setup
+	@scripts/dist
 
 format: setup
 	$(BIN)/ruff format

@@ -38,6 +38,7 @@ _VERBS = {
     "convert": "Make a model directory of a published checkpoint, without running what is pickled in it.",
     "models": "List the models that come with the package, or show the card of one.",
     "check": "Check that a model does what classifying relies on.",
+    "cite": "Print what to cite, as BibTeX.",
 }
 _FAILED, _BAD_INPUT, _MISSING, _INTERRUPTED = 1, 2, 3, 130
 

@@ -54,7 +54,7 @@ class DiffusionClassifier:
     Source:
         Li et al. 2023, section 3 (arXiv:2303.16203).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from diffclass.denoisers.analytic import GaussianDenoiser
         >>> means = torch.stack([torch.full((1, 4, 4), 0.2), torch.full((1, 4, 4), 0.8)])

@@ -35,7 +35,7 @@ class ZeroShotClassifier:
         denoiser: a model that reads text.
         options: arguments of `DiffusionClassifier` for every call.
 
-    Example:
+    Examples:
         >>> ZeroShotClassifier.from_pretrained("owner/model")("photo.jpg", ["cat", "dog"])  # doctest: +SKIP
         [{'score': 0.98, 'label': 'cat'}, {'score': 0.02, 'label': 'dog'}]
     """

@@ -225,7 +225,7 @@ def certify(
     Source:
         Cohen, Rosenfeld and Kolter 2019, CERTIFY and Theorem 1 (arXiv:1902.02918).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from diffclass.denoisers.analytic import GaussianDenoiser
         >>> means = torch.stack([torch.full((1, 4, 4), 0.2), torch.full((1, 4, 4), 0.8)])
