@@ -4,7 +4,7 @@ from importlib.resources import files
 
 import click
 
-__all__ = ["cite"]
+__all__ = ["PARTS", "cite", "read_entries"]
 
 # What each part rests on, besides the library itself.
 PARTS = {
