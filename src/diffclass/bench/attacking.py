@@ -1,5 +1,6 @@
 """Attacks on a labelled set: a row an image on the disk, which a later run goes on from."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,15 @@ import numpy as np
 
 from diffclass.bench.attacked import Attacked
 from diffclass.bench.recording import configuration, recording
+from diffclass.bench.shards import Elsewhere, Shard, adopt, gather
 from diffclass.data.datasets import Dataset, Progress
 from diffclass.data.images import Resize
-from diffclass.data.results import versions, write_json_atomic
+from diffclass.data.results import ResultFile, versions, write_json_atomic
 from diffclass.errors import ConditionError, DiffclassError, InputError, RangeError
 from diffclass.robust.attack import Attack, attack_image
 from diffclass.robust.gradient import Defence
 
-__all__ = ["attack_dataset"]
+__all__ = ["attack_dataset", "attack_rows", "labelled_part"]
 
 
 def attack_dataset(
@@ -30,6 +32,8 @@ def attack_dataset(
     progress: Progress | None = None,
     resize: Resize = "refuse",
     convert: bool = False,
+    shard: Shard | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Attacked:
     """Attack every labelled image of a set.
 
@@ -47,6 +51,9 @@ def attack_dataset(
         progress: called with the images done, and of how many.
         resize: "refuse", "crop" or "stretch" pictures of another size than the model's.
         convert: allow grey to become colour and colour grey.
+        shard: attack these of the images alone, into a folder of their own within `out`. The same call without it takes
+            over what shards have finished, and attacks the rest.
+        elsewhere: who attacks the images that have no row yet; this process if None.
 
     Raises:
         ConditionError: the classifier does not know the classes of the set, or nothing in it is labelled.
@@ -54,7 +61,7 @@ def attack_dataset(
         ResultError: `out` holds another run, or cannot be written; it keeps what was finished.
     """
     classifier = defence.classifier
-    part = _part(defence, dataset, limit, seed)
+    part = labelled_part(defence, dataset, limit, seed)
     pictures: dict[str, Any] = {"resize": resize, "convert": convert}
     chosen = {} if limit is None else {"limit": limit, "seed": seed}
     config = configuration(classifier) | {
@@ -64,29 +71,59 @@ def attack_dataset(
         "transfer_from": None if other is None else configuration(other.classifier),
         "pictures": pictures,
     }
-    shape = classifier.denoiser.space.image_shape
+    indices = range(len(part))
+    if shard is not None:
+        indices, out = shard.indices(len(part)), None if out is None else shard.folder(out)
+        config |= {"shard": str(shard)}
     with recording(out, config, versions(device=str(classifier.denoiser.device))) as results:
-        for index, item in enumerate(part):
-            assert item.label is not None
-            if item.id not in results.done:
-                head = {"id": item.id, "index": index}
-                try:
-                    prepared = item.prepare(shape, **pictures)
-                except DiffclassError as error:
-                    results.append([{**head, "error": str(error)}])
-                else:
-                    truth = part.classes[item.label]
-                    attacked = attack_image(defence, prepared.image, truth, attack, other=other)
-                    results.append([{**head, "changes": list(prepared.changes), **attacked.row()}])
+        adopt(results)
+        todo = [index for index in indices if part.ids[index] not in results.done]
+        if elsewhere is None:
+            answered = _answered(attack_rows(defence, part, todo, attack, other=other, **pictures), results)
+        else:
+            answered = gather(elsewhere, todo, results)
+        for done in answered:
             if progress is not None:
-                progress(index + 1, len(part))
+                progress(done, len(indices))
         attacked_set = Attacked.from_rows(results.rows(), attacks=attack.attacks, config=config)
         if out is not None:
             write_json_atomic(out / "summary.json", attacked_set.summary())
     return attacked_set
 
 
-def _part(defence: Defence, dataset: Dataset, limit: int | None, seed: int) -> Dataset:
+def attack_rows(
+    defence: Defence,
+    dataset: Dataset,
+    indices: Sequence[int],
+    attack: Attack,
+    *,
+    other: Defence | None = None,
+    resize: Resize = "refuse",
+    convert: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of some labelled images of a set, as `attack_dataset` writes them."""
+    for index in indices:
+        item = dataset[index]
+        assert item.label is not None
+        head = {"id": item.id, "index": index}
+        try:
+            prepared = item.prepare(defence.classifier.denoiser.space.image_shape, resize=resize, convert=convert)
+        except DiffclassError as error:
+            yield {**head, "error": str(error)}
+        else:
+            attacked = attack_image(defence, prepared.image, dataset.classes[item.label], attack, other=other)
+            yield {**head, "changes": list(prepared.changes), **attacked.row()}
+
+
+def _answered(rows: Iterator[dict[str, Any]], results: ResultFile) -> Iterator[int]:
+    """Keep rows one by one, and yield how many there are."""
+    yield len(results)
+    for row in rows:
+        results.append([row])
+        yield len(results)
+
+
+def labelled_part(defence: Defence, dataset: Dataset, limit: int | None, seed: int) -> Dataset:
     """Return the labelled images to attack, after checking that their classes can be answered."""
     known = defence.classifier.classes_
     unknown = [name for name in dataset.classes if name not in known]
@@ -101,4 +138,4 @@ def _part(defence: Defence, dataset: Dataset, limit: int | None, seed: int) -> D
     if limit is not None and limit < 1:
         raise RangeError(f"The 'limit' parameter of an attack must be at least 1. Got {limit}.")
     part = dataset if len(labelled) == len(dataset) else dataset.subset(labelled)
-    return part if limit is None or limit >= len(part) else part.sample(limit, seed=seed)
+    return part.at_most(limit, seed=seed)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffclass.bench.certified import Certified
 from diffclass.bench.recording import recording, smoothable_configuration
+from diffclass.bench.shards import Elsewhere, Shard, adopt, gather
 from diffclass.data.datasets import Dataset, Item, Progress
 from diffclass.data.images import Resize
 from diffclass.data.results import ResultFile, versions, write_json_atomic
@@ -31,6 +32,8 @@ def certify_dataset(
     *,
     limit: int | None = None,
     seed: int = 0,
+    shard: Shard | None = None,
+    out: Path | None = None,
     **options: Any,
 ) -> Certified:
     """Certify a labelled set; see `certify_items`.
@@ -40,17 +43,25 @@ def certify_dataset(
         dataset: of which the truth is taken.
         limit: certify at most so many images, picked at random with each class in its proportion.
         seed: of that choice.
+        shard: certify these of the images alone, into a folder of their own within `out`. The same call without it
+            takes over what shards have finished, and certifies the rest.
+        out: see `certify_items`.
         options: any other argument of `certify_items`.
     """
-    part = dataset if limit is None or limit >= len(dataset) else dataset.sample(limit, seed=seed)
+    part = dataset.at_most(limit, seed=seed)
     chosen = {} if limit is None else {"limit": limit, "seed": seed}
     described = {"name": part.name, "split": part.split, "n": len(part), "fingerprint": part.fingerprint, **chosen}
-    return certify_items(classifier, list(part), names=part.classes, about={"dataset": described}, **options)
+    about, indices = {"dataset": described}, range(len(part))
+    if shard is not None:
+        indices, out = shard.indices(len(part)), None if out is None else shard.folder(out)
+        about |= {"shard": str(shard)}
+    items = {index: part[index] for index in indices}
+    return certify_items(classifier, items, names=part.classes, about=about, out=out, **options)
 
 
 def certify_items(
     classifier: DiffusionClassifier | Smoothable,
-    items: Sequence[Item],
+    items: Sequence[Item] | Mapping[int, Item],
     *,
     sigmas: Sequence[float],
     settings: Smoothing,
@@ -61,6 +72,7 @@ def certify_items(
     progress: Progress | None = None,
     resize: Resize = "refuse",
     convert: bool = False,
+    elsewhere: Elsewhere | None = None,
 ) -> Certified:
     """Certify pictures one by one, at every sigma.
 
@@ -69,7 +81,7 @@ def certify_items(
 
     Args:
         classifier: of clean images, or whatever else can be smoothed; its seed is that of the smoothing noise too.
-        items: with ids that differ.
+        items: with ids that differ; a mapping gives each the index of its row.
         sigmas: [image units] of the smoothing noise, each once.
         settings: how many copies, and when to stop.
         noised: "epndc", "apndc", "apndc-class" or "exact"; None chooses (`copy_classifier`).
@@ -79,6 +91,7 @@ def certify_items(
         progress: called with the noisy copies done, as if every picture took as many as it may, and of how many.
         resize: "refuse", "crop" or "stretch" pictures of another size than the model's.
         convert: allow grey to become colour and colour grey.
+        elsewhere: who certifies the pictures that have no row yet; this process if None.
 
     Raises:
         RangeError: a sigma or a setting cannot be used with the model.
@@ -92,10 +105,18 @@ def certify_items(
     smoothing = {"sigmas": list(sigmas), "noised": subject.noised, **asdict(settings)}
     pictures: dict[str, Any] = {"resize": resize, "convert": convert}
     config = smoothable_configuration(subject) | {"smoothing": smoothing, "pictures": pictures, **(about or {})}
+    numbered = items if isinstance(items, Mapping) else dict(enumerate(items))
     with recording(out, config, versions(device=str(subject.device))) as results:
+        adopt(results)
+        if elsewhere is not None:
+            todo = [i for i, item in numbered.items() if any(_row_id(item, s) not in results.done for s in sigmas)]
+            most = settings.n0 + settings.n
+            for done in gather(elsewhere, todo, results):
+                if progress is not None:
+                    progress(done * most, len(numbered) * len(sigmas) * most)
         desk = _Desk(results, subject.classes, progress, n_total=len(items) * len(sigmas))
         desk.reopen(sigmas)
-        for index, item in enumerate(items):
+        for index, item in numbered.items():
             truth = None if item.label is None or not names else names[item.label]
             todo = [one for one in copies if _row_id(item, one.sigma) not in results.done]
             desk.n_done += len(copies) - len(todo)
@@ -110,7 +131,7 @@ def certify_items(
                 head = _head(index, item, truth, one.sigma) | {"changes": list(prepared.changes)}
                 desk.certify(head, prepared.image, one, settings, seed=subject.seed)
         desk.clear()
-        wanted = {item.id for item in items}
+        wanted = {item.id for item in numbered.values()}
         rows = [row for row in results.rows() if row["image"] in wanted]
         certified = Certified.from_rows(rows, sigmas=sigmas, seconds=desk.seconds, config=config)
         if out is not None:
@@ -184,13 +205,12 @@ class _Desk:
         """Write the tables anew from the rows, with the times that earlier ones held."""
         for sigma in sigmas:
             path = self._table(sigma)
+            shards = sorted(self._folder.glob(f"shards/*/{path.name}"))
             try:
-                text = path.read_text(encoding="utf-8") if path.is_file() else ""
+                lines = [line for p in [*shards, path] if p.is_file() for line in p.read_text("utf-8").splitlines()]
             except OSError as error:
                 raise ResultError(f"The file '{path}' cannot be read: {error.strerror}.") from error
-            times = {
-                cells[0]: cells[5] for cells in (line.split("\t") for line in text.splitlines()) if len(cells) == 6
-            }
+            times = {cells[0]: cells[5] for cells in (line.split("\t") for line in lines) if len(cells) == 6}
             rows = [row for row in self._results.rows() if row["sigma"] == sigma and "error" not in row]
             for row in rows:
                 self.seconds[row["id"]] = _seconds(times.get(str(row["index"]), ""))

@@ -1,12 +1,14 @@
 """A classifier measured on a data set: a row an image on the disk, then metrics with their intervals."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
+from diffclass.bench.answers import answer_items
 from diffclass.bench.recording import configuration, record, recording
 from diffclass.bench.scores import Scores
+from diffclass.bench.shards import Elsewhere, Shard, adopt, gather
 from diffclass.data.datasets import Dataset, Progress
 from diffclass.data.images import Resize
 from diffclass.data.results import versions, write_json_atomic
@@ -14,7 +16,7 @@ from diffclass.decide.classifier import DiffusionClassifier
 from diffclass.errors import ConditionError, RangeError
 from diffclass.stats.interval import Estimate
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "answer_rows", "evaluate"]
 
 _FORMAT = 1
 
@@ -81,6 +83,8 @@ def evaluate(
     resize: Resize = "refuse",
     convert: bool = False,
     save_errors: bool = False,
+    shard: Shard | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Evaluation:
     """Classify a labelled set and measure how good the answers are, and what they cost.
 
@@ -98,6 +102,9 @@ def evaluate(
         resize: "refuse", "crop" or "stretch" pictures of another size than the model's.
         convert: allow grey to become colour and colour grey.
         save_errors: keep every error of every draw in out/errors, to be replayed.
+        shard: answer these of the images alone, into a folder of their own within `out`. The same call without it takes
+            over what shards have answered, and answers the rest.
+        elsewhere: who answers the images that have no row yet; this process if None.
 
     Raises:
         ConditionError: the classifier does not know the classes of the set, or nothing in it is labelled.
@@ -106,12 +113,20 @@ def evaluate(
     part = _part(classifier, dataset, limit, seed)
     if save_errors and out is None:
         raise RangeError("The 'save_errors' parameter of evaluate needs a folder to save in. Give 'out'.")
-    pictures = {"resize": resize, "convert": convert}
+    pictures: dict[str, Any] = {"resize": resize, "convert": convert}
     config = configuration(classifier) | {"dataset": _described_set(part, limit, seed), "pictures": pictures}
+    if shard is not None:
+        part, out = part.subset(shard.indices(len(part))), None if out is None else shard.folder(out)
+        config |= {"shard": str(shard)}
     produced = versions(device=str(classifier.denoiser.device))
-    options: dict[str, Any] = {"names": part.classes, "resize": resize, "convert": convert, "save_errors": save_errors}
     with recording(out, config, produced) as results:
-        for done in record(classifier, part, results, **options):
+        adopt(results)
+        if elsewhere is None:
+            answered = record(classifier, part, results, names=part.classes, save_errors=save_errors, **pictures)
+        else:
+            todo = [index for index, name in enumerate(part.ids) if name not in results.done]
+            answered = gather(elsewhere, todo, results)
+        for done in answered:
             if progress is not None:
                 progress(done, len(part))
         scores = Scores.from_rows(results.rows(), classifier.classes_)
@@ -119,6 +134,20 @@ def evaluate(
         if out is not None:
             write_json_atomic(out / "summary.json", evaluation.summary())
     return evaluation
+
+
+def answer_rows(
+    classifier: DiffusionClassifier,
+    dataset: Dataset,
+    indices: Sequence[int],
+    *,
+    resize: Resize = "refuse",
+    convert: bool = False,
+) -> list[dict[str, Any]]:
+    """Return the rows of some images of a set, as `evaluate` writes them: for processes that answer `elsewhere`."""
+    items = (dataset[index] for index in indices)
+    answered = answer_items(classifier, items, names=dataset.classes, resize=resize, convert=convert)
+    return [answer.row() for answers in answered for answer in answers]
 
 
 def _measured(
@@ -144,7 +173,7 @@ def _part(classifier: DiffusionClassifier, dataset: Dataset, limit: int | None, 
         raise ConditionError(f"The data set '{dataset.name}' must have labels to be measured on. Got none.")
     if limit is not None and limit < 1:
         raise RangeError(f"The 'limit' parameter of evaluate must be at least 1. Got {limit}.")
-    return dataset if limit is None or limit >= len(dataset) else dataset.sample(limit, seed=seed)
+    return dataset.at_most(limit, seed=seed)
 
 
 def _described_set(part: Dataset, limit: int | None, seed: int) -> dict[str, Any]:

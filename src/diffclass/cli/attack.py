@@ -1,10 +1,12 @@
 """`diffclass attack`."""
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from diffclass.cli.elsewhere import choose_elsewhere, scale_options, take_scale
 from diffclass.cli.options import model_options, out_option, output_options, picture_options, race_options
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ Examples:
 @click.option("--split", help="Which part of the data set: train, validation or test.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many images, each class in its proportion.")
 @picture_options("refuse")
+@scale_options
 @out_option("Keep results.jsonl, summary.json and run.json here; the same command goes on from them.")
 @output_options
 def attack(
@@ -63,34 +66,65 @@ def attack(
     What an attack finds is judged by the classifier itself. That none finds anything proves nothing: `diffclass
     certify` proves. Run the same command again to go on after an interruption.
     """
-    from dataclasses import replace
-
     from diffclass.bench.attacking import attack_dataset
     from diffclass.cli.render import fail_items, note, on_interrupt, progress, show, working
     from diffclass.data.datasets import open_dataset
-    from diffclass.robust.gradient import Defence
 
-    plan = _plan(settings)
+    scale = take_scale(settings, out=out)
     with working(f"loading {settings['model']}"):
-        defence = Defence(classifier=_classifier(settings), purifier=_purifier(settings))
-        other = None
-        if transfer_from is not None:
-            named = {"model": transfer_from, "labels": defence.classifier.classes_}
-            other = Defence(classifier=_classifier({**settings, **named}))
-    plan = replace(plan, attacks=_names(settings, defence, plan, transfer=other is not None))
+        defence, other, plan = _prepared(settings, transfer_from)
     part = open_dataset(dataset, split=split, classes=defence.classifier.classes_)
     if out is not None:
         on_interrupt(f"Stopped. '{out}' keeps what is done, and the same command goes on from there.")
+    pictures: dict[str, Any] = {"resize": resize, "convert": convert}
+    arguments = {"settings": settings, "transfer_from": transfer_from, "dataset": dataset, "split": split,
+                 "limit": limit, "pictures": pictures}  # fmt: skip
+    on_gpu = defence.classifier.denoiser.device.type == "cuda"
     with progress(f"attacking {part.name}") as update:
         attacked = attack_dataset(
             defence, part, plan, other=other, limit=limit, seed=settings["seed"], out=out, progress=update,
-            resize=resize, convert=convert,
+            shard=scale["shard"], elsewhere=choose_elsewhere(_attacker, arguments, scale, gpu=on_gpu), **pictures,
         )  # fmt: skip
     if len(attacked.failures) < attacked.n_images:
         show([_accuracies(attacked), *_checks(attacked)], attacked.summary(), as_json=as_json)
         for sign in attacked.signs:
             note(f"Take care: {sign}")
     fail_items(attacked.failures, of=attacked.n_images)
+
+
+def _prepared(settings: dict[str, Any], transfer_from: str | None) -> "tuple[Defence, Defence | None, Attack]":
+    """Load what is attacked and what gradients are taken from, and choose the attacks."""
+    from dataclasses import replace
+
+    from diffclass.robust.gradient import Defence
+
+    plan = _plan(settings)  # read before anything is loaded
+    defence = Defence(classifier=_classifier(settings), purifier=_purifier(settings))
+    other = None
+    if transfer_from is not None:
+        named = {"model": transfer_from, "labels": defence.classifier.classes_}
+        other = Defence(classifier=_classifier({**settings, **named}))
+    plan = replace(plan, attacks=_names(settings, defence, plan, transfer=other is not None))
+    return defence, other, plan
+
+
+def _attacker(
+    *, settings: Mapping[str, Any], transfer_from: str | None, dataset: str, split: str | None, limit: int | None,
+    pictures: Mapping[str, Any],
+) -> Callable[[Sequence[int]], list[dict[str, Any]]]:  # fmt: skip
+    """Load the models and the data in another process, and return what attacks images by their indices."""
+    from diffclass.bench.attacking import attack_rows, labelled_part
+    from diffclass.data.datasets import open_dataset
+
+    defence, other, plan = _prepared({**settings, "threads": None}, transfer_from)
+    opened = open_dataset(dataset, split=split, classes=defence.classifier.classes_)
+    part = labelled_part(defence, opened, limit, settings["seed"])
+
+    def attacked(indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the rows of these images."""
+        return list(attack_rows(defence, part, indices, plan, other=other, **pictures))
+
+    return attacked
 
 
 def _classifier(settings: dict[str, Any]) -> "DiffusionClassifier":

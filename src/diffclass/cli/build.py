@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from diffclass.decide.first_look import FirstLook
     from diffclass.evidence.race import Race
 
-__all__ = ["at_speed", "build_classifier", "build_race", "own_directory", "use_threads"]
+__all__ = ["at_speed", "build_classifier", "build_race", "own_directory", "speed_of", "use_threads"]
 
 _MUCH_ON_A_CPU = 2_000_000  # images x draws x classes: about where compiling, once, is paid back by bundled networks
 _MUCH_ON_A_GPU = 50_000_000
@@ -119,6 +119,13 @@ def at_speed(
     assert isinstance(batch_size, int)
     denoiser = compile_denoiser(classifier.denoiser, batch_size=batch_size) if compile else classifier.denoiser
     return replace(classifier, denoiser=denoiser, batch_size=batch_size)
+
+
+def speed_of(classifier: "DiffusionClassifier") -> dict[str, Any]:
+    """Return the choices of `at_speed`, for another process to make the same."""
+    from diffclass.denoisers.compiled import is_compiled
+
+    return {"batch_size": classifier.batch_size, "compile": is_compiled(classifier.denoiser)}
 
 
 def _earlier(out: Path | None) -> dict[str, Any]:

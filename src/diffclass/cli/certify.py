@@ -1,11 +1,12 @@
 """`diffclass certify`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from diffclass.cli.elsewhere import choose_elsewhere, scale_options, take_scale
 from diffclass.cli.options import model_options, out_option, output_options, picture_options, race_options
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ Examples:
 @click.option("--split", help="Which part of the data set: train, validation or test.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many images, each class in its proportion.")
 @picture_options("refuse")
+@scale_options
 @click.option("--figure", type=click.Path(dir_okay=False, path_type=Path), help="Draw certified accuracy.")
 @out_option("Keep results.jsonl, cohen-SIGMA.tsv, summary.json and run.json here; the same command goes on from them.")
 @output_options
@@ -74,32 +76,77 @@ def certify(
     from diffclass.bench.figure import check_figure_path
     from diffclass.bench.pictures import picture_items
     from diffclass.cli.render import fail_items, note, on_interrupt, progress, show, working
-    from diffclass.robust import SmoothedDiffusion, Smoothing
+    from diffclass.robust import Smoothing
 
     if figure is not None:
         check_figure_path(figure)
+    scale = take_scale(settings, out=out)
     smoothing = Smoothing(n0=n0 if n0 is not None else 100 if radius is None else 20, n=n, alpha=alpha, radius=radius)
+    chosen: dict[str, Any] = {"weight": weight, "noised": noised, "denoise_with": denoise_with}
     with working(f"loading {settings['model']}"):
-        subject = _baseline(settings, refused=(noised, weight), denoise_with=denoise_with)
-        if subject is None:
-            classifier = _classifier(settings, weight=weight, noised=noised, out=out, n_copies=smoothing.n0 + n)
-            subject = SmoothedDiffusion(classifier, noised=noised)
+        subject = _subject(settings, out=out, n_copies=smoothing.n0 + n, **chosen)
     if out is not None:
         on_interrupt(f"Stopped. '{out}' keeps what is done, and the same command goes on from there.")
-    options: dict[str, Any] = {"sigmas": sigmas, "settings": smoothing, "out": out}
-    options |= {"resize": resize, "convert": convert}
+    options: dict[str, Any] = {"sigmas": sigmas, "settings": smoothing, "resize": resize, "convert": convert}
     data = _dataset(targets, split, subject.classes)
+    if data is None and (scale["shard"], scale["engine"]) != (None, "local"):
+        raise click.BadParameter("pictures by name are certified here. Give a data set.", param_hint="'--shard'")
     with progress("certifying: noisy copies") as update:
         if data is None:
-            certified = certify_items(subject, picture_items(targets)[:limit], progress=update, **options)
+            certified = certify_items(subject, picture_items(targets)[:limit], out=out, progress=update, **options)
         else:
-            certified = certify_dataset(subject, data, limit=limit, seed=subject.seed, progress=update, **options)
+            arguments = {"settings": settings, "chosen": chosen, "options": options, "dataset": targets[0],
+                         "split": split, "limit": limit, "speed": _speed(subject)}  # fmt: skip
+            certified = certify_dataset(
+                subject, data, limit=limit, seed=subject.seed, out=out, progress=update, shard=scale["shard"],
+                elsewhere=choose_elsewhere(_certifier, arguments, scale, gpu=subject.device.type == "cuda"), **options,
+            )  # fmt: skip
     tables = [_certificates(certified)] if data is None else [_accuracies(certified), _costs(certified)]
     if len(certified.failures) < certified.n_images:
         show(tables, certified.rows if data is None else certified.summary(), as_json=as_json)
     if figure is not None:
         note(f"drawn: {draw_certified(certified, figure, title=Path(settings['model']).name)}")
     fail_items(certified.failures, of=certified.n_images)
+
+
+def _subject(
+    settings: dict[str, Any], *, weight: str | None, noised: str | None, denoise_with: str | None, out: Path | None,
+    n_copies: int,
+) -> "Smoothable":  # fmt: skip
+    """Load what is smoothed: a diffusion classifier, or a supervised network."""
+    from diffclass.robust import SmoothedDiffusion
+
+    subject = _baseline(settings, refused=(noised, weight), denoise_with=denoise_with)
+    if subject is not None:
+        return subject
+    classifier = _classifier(settings, weight=weight, noised=noised, out=out, n_copies=n_copies)
+    return SmoothedDiffusion(classifier, noised=noised)
+
+
+def _speed(subject: "Smoothable") -> dict[str, Any]:
+    """Return how a classifier's network is called, for another process to do the same."""
+    from diffclass.cli.build import speed_of
+    from diffclass.robust import SmoothedDiffusion
+
+    return speed_of(subject.classifier) if isinstance(subject, SmoothedDiffusion) else {}
+
+
+def _certifier(
+    *, settings: Mapping[str, Any], chosen: Mapping[str, Any], options: Mapping[str, Any], speed: Mapping[str, Any],
+    dataset: str, split: str | None, limit: int | None,
+) -> Callable[[Sequence[int]], list[dict[str, Any]]]:  # fmt: skip
+    """Load the model and the data in another process, and return what certifies images by their indices."""
+    from diffclass.bench.certifying import certify_items
+    from diffclass.data.datasets import open_dataset
+
+    subject = _subject({**settings, "threads": None, **speed}, out=None, n_copies=1, **chosen)
+    part = open_dataset(dataset, split=split, classes=subject.classes).at_most(limit, seed=subject.seed)
+
+    def certified(indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the rows of these images, at every sigma."""
+        return list(certify_items(subject, {i: part[i] for i in indices}, names=part.classes, **options).rows)
+
+    return certified
 
 
 def _baseline(
@@ -135,8 +182,8 @@ def _classifier(
     from diffclass.evidence import Objective
     from diffclass.robust import natural_noised
 
-    speed = {name: settings.pop(name) for name in ("batch_size", "compile")}
-    classifier = build_classifier(**settings)
+    speed = {name: settings[name] for name in ("batch_size", "compile")}
+    classifier = build_classifier(**{name: value for name, value in settings.items() if name not in speed})
     if weight is not None:
         assert classifier.objective is not None
         named = Objective.from_settings({"weight": weight}, sigma_data=classifier.denoiser.space.data_std)

@@ -1,10 +1,12 @@
 """`diffclass evaluate`."""
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from diffclass.cli.elsewhere import choose_elsewhere, scale_options, take_scale
 from diffclass.cli.options import (
     first_look_options,
     model_options,
@@ -36,6 +38,7 @@ Examples:
 @click.option("--split", help="Which part of the data set: train, validation or test.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many images, each class in its proportion.")
 @picture_options("refuse")
+@scale_options
 @click.option("--save-errors", is_flag=True, help="Keep every error of every draw in OUT/errors.")
 @click.option("--card", is_flag=True, help="Put the figures on the card of MODEL, a directory of yours.")
 @out_option("Keep results.jsonl, summary.json and run.json here; the same command goes on from them.")
@@ -51,14 +54,17 @@ def evaluate(
     """
     from diffclass.bench import evaluate as measure
     from diffclass.bench.model_card import write_measured
-    from diffclass.cli.build import at_speed, build_classifier, own_directory
+    from diffclass.cli.build import at_speed, build_classifier, own_directory, speed_of
     from diffclass.cli.render import evaluation_tables, fail_items, on_interrupt, progress, show, working
     from diffclass.data.datasets import open_dataset
 
+    scale = take_scale(settings, out=out)
     target = own_directory(settings["model"], "--card") if card else None
     if card and (settings["race"], settings["draws"], settings["vote"]) != ("paired", None, False):
         raise click.BadParameter("a card shows the model's own race and aggregate.", param_hint="'--card'")
     speed = {name: settings.pop(name) for name in ("batch_size", "compile")}
+    if save_errors and scale["engine"] != "local":
+        raise click.BadParameter("errors are kept by --engine local.", param_hint="'--save-errors'")
     with working(f"loading {settings['model']}"):
         classifier = build_classifier(**settings)
     part = open_dataset(dataset, split=split, classes=classifier.classes_)
@@ -67,12 +73,32 @@ def evaluate(
     n_images = min(limit or len(part), len(part))
     with working("preparing the network"):
         classifier = at_speed(classifier, n_images=n_images, out=out, **speed)
+    pictures: dict[str, Any] = {"resize": resize, "convert": convert}
+    arguments = {"settings": settings, "speed": speed_of(classifier), "limit": limit, "pictures": pictures,
+                 "dataset": str(dataset), "split": split}  # fmt: skip
+    elsewhere = choose_elsewhere(_answers, arguments, scale, gpu=classifier.denoiser.device.type == "cuda")
     with progress(f"evaluating {part.name}") as update:
         measured = measure(
-            classifier, part, out=out, limit=limit, progress=update, resize=resize, convert=convert,
-            save_errors=save_errors,
+            classifier, part, out=out, limit=limit, progress=update, save_errors=save_errors, shard=scale["shard"],
+            elsewhere=elsewhere, **pictures,
         )  # fmt: skip
     if target is not None:
         write_measured(target, measured)
     show(evaluation_tables(measured), measured.summary(), as_json=as_json)
     fail_items(measured.failures, of=measured.n_images, n=measured.n_failed)
+
+
+def _answers(
+    *, settings: Mapping[str, Any], speed: Mapping[str, Any], dataset: str, split: str | None, limit: int | None,
+    pictures: Mapping[str, Any],
+) -> Callable[[Sequence[int]], list[dict[str, Any]]]:  # fmt: skip
+    """Load the model and the data in another process, and return what answers images by their indices."""
+    from functools import partial
+
+    from diffclass.bench.evaluation import answer_rows
+    from diffclass.cli.build import at_speed, build_classifier
+    from diffclass.data.datasets import open_dataset
+
+    classifier = at_speed(build_classifier(**{**settings, "threads": None}), n_images=1, **speed)
+    part = open_dataset(dataset, split=split, classes=classifier.classes_).at_most(limit)
+    return partial(answer_rows, classifier, part, **pictures)

@@ -100,6 +100,10 @@ class Dataset:
             raise RangeError(f"The 'n' parameter of sample must be an integer in [1, {len(self)}]. Got {n}.")
         return self.subset(np.sort(stratified(self.labels, seed=seed)[:n]))
 
+    def at_most(self, limit: int | None, *, seed: int = 0) -> "Dataset":
+        """Return the set itself if it is no larger than the limit, and a sample of that size otherwise."""
+        return self if limit is None or limit >= len(self) else self.sample(limit, seed=seed)
+
     def array(
         self,
         shape: Shape,

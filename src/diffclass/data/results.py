@@ -96,6 +96,12 @@ class ResultFile:
             self._write("".join(f"{line}\n" for line in lines).encode("ascii"))
             self._done |= ids
 
+    def is_of(self, config: Mapping[str, object], *, apart_from: Iterable[str] = ()) -> bool:
+        """Return whether the rows are those of a configuration, but for some of its keys."""
+        ignored = set(apart_from)
+        written = json.loads(_dumps({k: v for k, v in config.items() if k not in ignored}, "The configuration"))
+        return written == {k: v for k, v in self.config.items() if k not in ignored}
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """Read the rows back in the order they were written."""
         with self.path.open("rb") as file:
