@@ -39,7 +39,7 @@ def data() -> None:
     "--objects", type=click.Choice(["both", "large", "small"]), default="both", show_default=True,
     help="Sizes of objects; small ones are few pixels wide in small pictures.",
 )  # fmt: skip
-@click.option("--samples", type=int, default=32, show_default=True, help="Of light a pixel, a multiple of 16.")
+@click.option("--samples", type=int, default=24, show_default=True, help="Of light a pixel, a multiple of 12.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the scenes.")
 @click.option(
     "--workers",

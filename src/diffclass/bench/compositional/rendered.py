@@ -46,7 +46,7 @@ class ConceptPictures:
     size: int = 64
     images_per_class: int | None = None
     evaluation_images: int = 300
-    samples: int = 32
+    samples: int = 24
     seed: int = 0
     sizes: tuple[str, ...] = tuple(SIZES)
 
