@@ -1,4 +1,4 @@
-"""The captions that compete for a picture, zero-shot (ZSL) and generalised (GZSL): one is true, all others are false."""
+"""The captions that compete for a picture, zero-shot (ZSL) or generalised (GZSL): one is true, the others false."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -8,7 +8,6 @@ from typing import Literal
 from diffclass.bench.compositional.concepts import (
     CLASSES,
     POOLS,
-    RELATIONAL,
     SEEN,
     Concept,
     check_task,
@@ -44,7 +43,7 @@ _DISTRACTORS = 2  # drawn for pairs and relations
 
 
 def candidates_of(
-    concept: Concept, *, task: str, split: str, setting: Setting, seed: int = 0
+    concept: Concept, *, task: str, split: str, setting: str, seed: int = 0
 ) -> tuple[tuple[Candidate, ...], int]:
     """Return the captions that compete for the pictures of a concept, and which of them is true.
 
@@ -82,7 +81,7 @@ def candidates_of(
     return ordered, next(i for i, one in enumerate(ordered) if one.tag == TARGET)
 
 
-def _single(concept: Concept, split: str, setting: Setting) -> list[Candidate]:
+def _single(concept: Concept, split: str, setting: str) -> list[Candidate]:
     """Every class of the pool or of all, told apart by what is wrong."""
     target = f"{concept.fields['colour']} {concept.fields['shape']}"
     return [_object(name, _tag(name, target)) for name in (POOLS[split] if setting == "zsl" else CLASSES)]
@@ -95,7 +94,7 @@ def _tag(name: str, target: str) -> str:
     return COLOUR_SWAP if shape == right_shape else RANDOM
 
 
-def _pair(concept: Concept, split: str, setting: Setting, random: Random) -> list[Candidate]:
+def _pair(concept: Concept, split: str, setting: str, random: Random) -> list[Candidate]:
     """The first object, hard negatives made of both in "gzsl", and classes of the pool that share nothing with it."""
     colour, shape, other_colour, other_shape = (
         str(concept.fields[name]) for name in ("colour", "shape", "other_colour", "other_shape")
@@ -119,7 +118,7 @@ def _object(name: str, tag: str) -> Candidate:
     return Candidate(object_caption(name), tag, name in SEEN)
 
 
-def _relation(concept: Concept, task: str, split: str, setting: Setting, random: Random) -> list[Candidate]:
+def _relation(concept: Concept, task: str, split: str, setting: str, random: Random) -> list[Candidate]:
     """The caption, its two falsifications in "gzsl", and others of the split's list."""
     first, relation, second = (str(concept.fields[name]) for name in ("first", "relation", "second"))
     opposite = _OPPOSITE[relation]

@@ -18,7 +18,7 @@ __all__ = ["IMAGES_PER_CLASS", "METADATA", "RUN_FILE", "ConceptPictures", "metad
 
 IMAGES_PER_CLASS: Mapping[str, int] = {"single": 100, "pair": 50, "relation": 40, "depth": 40}  # as the authors trained
 METADATA = "metadata.jsonl"  # of a split: what Hugging Face's imagefolder reads
-RUN_FILE = "run.jsonl"  # of a task: configuration, and a line a finished picture
+RUN_FILE = "run.jsonl"  # of a task: its configuration
 
 
 @final
@@ -31,7 +31,7 @@ class ConceptPictures:
     Args:
         task: one of concepts.TASKS.
         size: height and width [pixels], 64 to 256.
-        images_per_class: training pictures of each class or caption, and of each pair whichever of its objects is named.
+        images_per_class: training pictures of each class or caption; of each pair, in both orders.
         evaluation_images: pictures of each other split, at least; equally many of each class.
         samples: of light a pixel.
         seed: of the scenes.
@@ -67,7 +67,7 @@ class ConceptPictures:
 
         A pair is rendered once: its folder is named by the order in which its objects stand in the list of classes.
         """
-        return [job for split in SPLITS for job in self._split_jobs(folder, split)]
+        return [job for split in SPLITS for job, _ in self._split_jobs(folder, split)]
 
     def render(self, out: Path, *, workers: int = 1) -> Iterator[tuple[int, int]]:
         """Make what is missing, yield how many pictures are done and of how many, and list them for training.
@@ -86,13 +86,11 @@ class ConceptPictures:
         jobs = self.plan(folder)
         with Renderer(self.size, self.samples) as renderer:
             version = renderer.version
-        with ResultFile(folder / RUN_FILE, self._config(version)) as finished:
-            missing = [job for job in jobs if not (_id(job, folder) in finished.done and job.is_done)]
+        with ResultFile(folder / RUN_FILE, self._config(version)):  # refuses other pictures, and another run
+            missing = [job for job in jobs if not job.is_done]
             done = len(jobs) - len(missing)
             yield done, len(jobs)
-            for job in make_pictures(missing, size=self.size, samples=self.samples, workers=workers):
-                if (name := _id(job, folder)) not in finished.done:
-                    finished.append([{"id": name}])
+            for _ in make_pictures(missing, size=self.size, samples=self.samples, workers=workers):
                 done += 1
                 yield done, len(jobs)
             for split in SPLITS:
@@ -106,19 +104,22 @@ class ConceptPictures:
             "object_sizes": list(self.sizes), "renderer": f"mitsuba {version}",
         }  # fmt: skip
 
-    def _rendered(self, split: str) -> list[Concept]:
-        """Concepts that have pictures of their own: of a pair, one order."""
-        found: dict[Any, Concept] = {}
+    def _groups(self, split: str) -> list[list[Concept]]:
+        """Return the concepts that share pictures, the one that names their folder first: of a pair, both orders."""
+        found: dict[Any, list[Concept]] = {}
         for concept in concepts(self.task, split):
-            found.setdefault(frozenset(concept.wanted) if self.task == "pair" else concept.key, concept)
+            found.setdefault(frozenset(concept.wanted) if self.task == "pair" else concept.key, []).append(concept)
         return list(found.values())
 
-    def _split_jobs(self, folder: Path, split: str) -> Iterator[Job]:
-        rendered = self._rendered(split)
-        count = self.train_per_class if split == "train" else ceil(self.evaluation_images / len(rendered))
-        for concept in rendered:
+    def _split_jobs(self, folder: Path, split: str) -> list[tuple[Job, list[Concept]]]:
+        """List the pictures of a split, each with the concepts that it shows."""
+        groups = self._groups(split)
+        count = self.train_per_class if split == "train" else ceil(self.evaluation_images / len(groups))
+        jobs = []
+        for group in groups:
+            concept = group[0]
             for index in range(count):
-                yield Job(
+                job = Job(
                     path=folder / FOLDERS[split] / concept.folder / f"{index:06d}.png",
                     seed=f"{self.seed}/{self.task}/{split}/{concept.key}/{index}",
                     wanted=concept.wanted,
@@ -126,27 +127,17 @@ class ConceptPictures:
                     sizes=self.sizes,
                     about=(("task", self.task), ("split", split), ("concept", concept.key)),
                 )
+                jobs.append((job, group))
+        return jobs
 
     def _metadata(self, folder: Path, split: str) -> list[dict[str, Any]]:
-        """Return a line for every picture and true caption that is a concept of the split."""
+        """Return a line for every picture and caption of the split that it was made for."""
         home = folder / FOLDERS[split]
-        rows = []
-        for job in self._split_jobs(folder, split):
-            shown = dict(job.about)["concept"]
-            alike = [
-                one for one in concepts(self.task, split)
-                if one.key == shown or (self.task == "pair" and set(one.wanted) == set(job.wanted))
-            ]  # fmt: skip
-            rows += [
-                {
-                    "file_name": job.path.relative_to(home).as_posix(),
-                    "text": one.caption,
-                    "concept": one.key,
-                    **one.fields,
-                }
-                for one in alike
-            ]
-        return rows
+        return [
+            {"file_name": job.path.relative_to(home).as_posix(), "text": one.caption, "concept": one.key, **one.fields}
+            for job, group in self._split_jobs(folder, split)
+            for one in group
+        ]
 
 
 def metadata_rows(path: Path) -> list[dict[str, Any]]:
@@ -173,10 +164,6 @@ def summary(out: Path, task: str) -> list[dict[str, Any]]:
         captions, pictures = ({row[name] for row in rows} for name in ("concept", "file_name"))
         found.append({"split": split, "captions": len(captions), "pictures": len(pictures), "items": len(rows)})
     return found
-
-
-def _id(job: Job, folder: Path) -> str:
-    return job.path.relative_to(folder).as_posix()
 
 
 def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

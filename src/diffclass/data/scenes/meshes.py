@@ -1,6 +1,6 @@
 """The shapes of CLEVR as triangles: unit meshes inside [-1, 1]^3, with softened edges and their normals."""
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -35,9 +35,11 @@ class Mesh:
 def unit_mesh(shape: str) -> Mesh:
     """Return a shape that touches every side of [-1, 1]^3: cube, cylinder or cone (a sphere is no mesh).
 
+    The softened base of the cone stays 2% inside.
+
     Source:
-        Johnson et al. 2017 (CLEVR), whose objects are unit meshes with softened edges. CLEVR has no cone; this one has the
-        cylinder's base and height, as Pearson et al. 2025 need one.
+        Johnson et al. 2017 (CLEVR), whose objects are unit meshes with softened edges. CLEVR has no cone, which Pearson
+        et al. 2025 add; this one has the cylinder's base and height.
     """
     if shape == "cube":
         return _rounded_cube(_BEVEL[shape])
@@ -57,43 +59,32 @@ def write_ply(path: Path, mesh: Mesh) -> None:
     path.write_bytes(header.encode("ascii") + vertices.tobytes() + faces.tobytes())
 
 
-Profile = Sequence[tuple[float, float, float, float]]  # distance from the axis, height, and the normal's two parts
+Profile = Float64[ndarray, "_ 4"]  # distance from the axis, height, and the two parts of the normal
 
 
-def _arc(
-    centre: tuple[float, float], radius: float, start: float, end: float
-) -> list[tuple[float, float, float, float]]:
-    """Points of a circle with their normals, between two angles [radians] from the horizontal."""
+def _arc(out: float, up: float, radius: float, start: float, end: float) -> Profile:
+    """Points of a circle around a point, with their normals, between two angles [radians] from the horizontal."""
     angles = np.linspace(start, end, _ARC)
-    return [
-        (
-            centre[0] + radius * float(np.cos(a)),
-            centre[1] + radius * float(np.sin(a)),
-            float(np.cos(a)),
-            float(np.sin(a)),
-        )
-        for a in angles
-    ]
+    normals = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return np.hstack([np.array([out, up]) + radius * normals, normals])
 
 
 def _cylinder_profile(bevel: float) -> Profile:
     """From the middle of the base over both softened edges to the middle of the top."""
     inner, quarter = 1 - bevel, np.pi / 2
-    lower = _arc((inner, -inner), bevel, -quarter, 0)
-    upper = _arc((inner, inner), bevel, 0, quarter)
-    return [(0, -1, 0, -1), *lower, *upper, (0, 1, 0, 1)]
+    lower, upper = _arc(inner, -inner, bevel, -quarter, 0.0), _arc(inner, inner, bevel, 0.0, quarter)
+    return np.vstack([[0.0, -1.0, 0.0, -1.0], lower, upper, [0.0, 1.0, 0.0, 1.0]])
 
 
 def _cone_profile(bevel: float) -> Profile:
-    """From the middle of the base over its softened edge to a rounded tip; the slope touches both circles."""
-    slope = np.arctan2(1, 2)  # angle of the side's normal above the horizontal: base radius 1, height 2
-    tip = 1 - bevel / np.sin(slope)  # height of the centre of the tip's circle, which touches the side
-    inset = bevel * np.tan((np.pi / 2 + slope) / 2)  # from the sharp edge to the circle in it
-    top = [(max(x, 0.0), z, nx, nz) for x, z, nx, nz in _arc((0, tip), bevel, slope, np.pi / 2)]
-    lift = 1 - (tip + bevel)  # the rounded tip is lower than the sharp one: stretch to height 2
-    stretched = [(x, z, nx, nz) for x, z, nx, nz in [*_arc((1 - inset, -1 + bevel), bevel, -np.pi / 2, slope), *top]]
-    scale = 2 / (2 - lift)
-    return [(0, -1, 0, -1), *((x, (z + 1) * scale - 1, nx, nz) for x, z, nx, nz in stretched)]
+    """From the middle of the base over its softened edge to a rounded tip; the side touches both circles."""
+    slope = math.atan2(1, 2)  # angle of the side's normal above the horizontal: base radius 1, height 2
+    tip = 1 - bevel / math.sin(slope)  # height of the centre of the tip's circle
+    inset = bevel * math.tan((math.pi / 2 + slope) / 2)  # of the other circle's centre from the sharp edge
+    edge, top = _arc(1 - inset, bevel - 1, bevel, -np.pi / 2, slope), _arc(0.0, tip, bevel, slope, np.pi / 2)
+    profile = np.vstack([[0.0, -1.0, 0.0, -1.0], edge, top])
+    profile[:, 1] = (profile[:, 1] + 1) * 2 / (1 + tip + bevel) - 1  # a rounded tip is lower: stretch it to height 2
+    return profile
 
 
 def _revolved(profile: Profile) -> Mesh:
@@ -101,14 +92,13 @@ def _revolved(profile: Profile) -> Mesh:
     angles = np.linspace(0, 2 * np.pi, _TURNS, endpoint=False)
     ring = np.stack([np.cos(angles), np.sin(angles), np.zeros(_TURNS)], axis=1)
     axis = np.array([0.0, 0.0, 1.0])
-    lines = np.array(profile, dtype=np.float64)
-    points = np.concatenate([ring * radius + axis * height for radius, height, _, _ in lines])
-    normals = np.concatenate([ring * out + axis * up for _, _, out, up in lines])
+    points = np.concatenate([ring * radius + axis * height for radius, height, _, _ in profile])
+    normals = np.concatenate([ring * out + axis * up for _, _, out, up in profile])
     step = np.arange(_TURNS)
     following = (step + 1) % _TURNS
     faces = [
         triangle
-        for row in range(len(lines) - 1)
+        for row in range(len(profile) - 1)
         for triangle in (
             np.stack([step, following, following + _TURNS], axis=1) + row * _TURNS,
             np.stack([step, following + _TURNS, step + _TURNS], axis=1) + row * _TURNS,

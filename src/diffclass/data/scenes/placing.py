@@ -15,7 +15,7 @@ _CAMERA_JITTER, _LAMP_JITTER = 0.5, 1.0  # [CLEVR's units] on each axis
 _FIELD = 3.0  # positions are in [-3, 3]
 _GAP = 0.25  # [CLEVR's units] between objects
 _APART = 0.4  # [CLEVR's units] to the side and in depth, so that no relation is doubtful
-_TRIES, _RESTARTS = 50, 200
+_TRIES, _RESTARTS = 50, 20
 _FRAME = 0.03  # share of the side that stays free around objects
 
 

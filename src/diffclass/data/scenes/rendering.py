@@ -1,7 +1,9 @@
 """Scenes as pictures, by Mitsuba's path tracer: CLEVR's ground, lamps, camera and materials in a square frame."""
 
+import shutil
+import weakref
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any, final
 
 import numpy as np
@@ -52,8 +54,9 @@ class Renderer:
         self.size, self.samples = size, samples
         self._mi = _mitsuba(threads)
         self.version = str(self._mi.__version__)
-        self._folder = TemporaryDirectory(prefix="diffclass-shapes-")
-        self._files = {shape: Path(self._folder.name) / f"{shape}.ply" for shape in SHAPES if shape != "sphere"}
+        folder = Path(mkdtemp(prefix="diffclass-shapes-"))
+        self._close = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._files = {shape: folder / f"{shape}.ply" for shape in SHAPES if shape != "sphere"}
         for shape, path in self._files.items():
             write_ply(path, unit_mesh(shape))
         self._transform = self._mi.ScalarTransform4f
@@ -63,13 +66,13 @@ class Renderer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
+        self._close()
 
     def picture(self, scene: Scene) -> UInt8[ndarray, "height width 3"]:
         """Render the picture, in sRGB.
 
-        Single bright pixels of the ground are cut: light that a metal throws there is found by few samples, and would be
-        white dots.
+        Single bright pixels of the ground are cut: light that a metal throws there is found by few samples, and would
+        be white dots.
         """
         solid = {f"thing{i}": self._shape(thing, "bsdf", _material(thing)) for i, thing in enumerate(scene.things)}
         solid["ground"] = self._ground()
@@ -84,10 +87,15 @@ class Renderer:
         return (_srgb(linear) * 255 + 0.5).astype(np.uint8)
 
     def coverage(self, scene: Scene) -> Float32[ndarray, "_ height width"]:
-        """Return the share of each pixel that shows each object; at most three objects.
+        """Return the share of each pixel that shows each object.
 
         As CLEVR counts visible pixels: every object shines in a flat colour of its own, nothing else does.
+
+        Raises:
+            RangeError: there are not 1 to 3 objects, as many as there are primary colours.
         """
+        if not 1 <= len(scene.things) <= 3:
+            raise RangeError(f"A picture shows 1 to 3 objects. Got a scene with {len(scene.things)}.")
         if self._covered is not None and self._covered[0] == scene:
             return self._covered[1]
         things = {}

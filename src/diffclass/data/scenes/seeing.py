@@ -53,8 +53,8 @@ def see(renderer: Renderer, scene: Scene) -> tuple[Seen, ...]:
 def doubts(scene: Scene, seen: Sequence[Seen], size: int) -> list[str]:
     """Say what is wrong with a picture; nothing where all of its objects can be seen as its label says.
 
-    Every object is in the frame, has as many pixels as CLEVR asks for, is at least half visible, and is where its centre
-    is projected. Of two objects, the pixels of the one that stands left are to the left.
+    Every object is in the frame, has as many pixels as CLEVR asks for, is at least half visible, and is where its
+    centre is projected. Of two objects, the pixels of the one that stands left are to the left.
 
     Args:
         seen: what `see` measured.
