@@ -67,7 +67,8 @@ def test_meshes_are_closed_unit_shapes(shape: str, volume: float, loss: float) -
     assert mesh.points.min(axis=0) == pytest.approx(-np.ones(3), abs=softened)
     assert mesh.points.max(axis=0) == pytest.approx(np.ones(3), abs=softened)
     a, b, c = (mesh.points[mesh.faces[:, i]] for i in range(3))
-    assert (1 - loss) * volume < (np.cross(a, b) * c).sum() / 6 < volume  # positive: faces are seen from outside
+    # positive: faces are seen from outside
+    assert (np.cross(a, b) * c).sum() / 6 == pytest.approx(volume, rel=loss)
     assert np.linalg.norm(mesh.normals, axis=1) == pytest.approx(np.ones(len(mesh.points)))
     flat = np.cross(b - a, c - a)
     assert all((np.einsum("ij,ij->i", flat, mesh.normals[mesh.faces[:, i]]) > 0).all() for i in range(3))

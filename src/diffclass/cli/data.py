@@ -6,7 +6,7 @@ import click
 
 from diffclass.cli.options import out_option, output_options
 
-__all__ = ["data"]
+__all__ = ["concept_binding", "data"]
 
 _EXAMPLES = """\b
 Examples:
