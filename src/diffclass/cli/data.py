@@ -20,7 +20,7 @@ def data() -> None:
     """Make data sets: pictures whose every detail is known."""
 
 
-@data.command(name="concept-binding", epilog=_EXAMPLES)
+@data.command(name="concept-binding", epilog=_EXAMPLES, short_help="Scenes of coloured shapes, by concepts.")
 @click.option(
     "--task", type=click.Choice(["single", "pair", "relation", "depth", "all"]), default="all", show_default=True,
     help="single: one object; pair: two; relation: left or right of; depth: in front of or behind; all: the first "
@@ -56,7 +56,7 @@ def concept_binding(
 ) -> None:  # fmt: skip
     """Render pictures of coloured shapes, split as Pearson et al. (2025) split theirs.
 
-    The rooms, objects and rules are CLEVR's, with cones added; scenes are in JSON beside their pictures, and captions
+    Camera, objects and rules are CLEVR's, with cones added; scenes are in JSON beside their pictures, and captions
     for training in each split's metadata.jsonl. Run the same command again to go on after an interruption. More is in
     docs/compositional.md.
     """

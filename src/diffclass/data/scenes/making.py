@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from random import Random
+from threading import Thread
 from typing import Any, final
 
 from diffclass.data.scenes.placing import Wanted, draw_scene
@@ -113,10 +114,21 @@ _renderer: Renderer | None = None  # of a worker process
 
 
 def _start(size: int, samples: int) -> None:
-    """Prepare a worker; interrupts are for the process that started it."""
+    """Prepare a worker; interrupts are for the process that started it, and it ends when that one does."""
     global _renderer  # noqa: PLW0603
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
     _renderer = Renderer(size, samples)
+
+
+def _end_with_parent() -> None:
+    """Wait until the process that started this one is gone, killed perhaps, and leave."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    if _renderer is not None:
+        _renderer.__exit__()
+    os._exit(1)
 
 
 def _work(job: Job) -> None:
