@@ -325,16 +325,24 @@ def test_an_interrupted_training_can_go_on(recipe: Path, tmp_path: Path, monkeyp
 # Help
 
 
-@pytest.mark.parametrize("verb", main.list_commands(click.Context(main)))
-def test_every_option_is_explained(verb: str) -> None:
+def leaves(verb: str) -> dict[str, click.Command]:
+    """Commands by what is typed: a verb, or those in it."""
     command = main.get_command(click.Context(main), verb)
     assert command is not None
-    for parameter in command.params:
-        if isinstance(parameter, click.Option):
-            assert parameter.help, parameter.name
-    result = call(verb, "--help")
-    assert result.stdout.startswith(f"Usage: main {verb}")
-    assert "--json" in result.stdout
+    if isinstance(command, click.Group):
+        return {f"{verb} {name}": inner for name, inner in command.commands.items()}
+    return {verb: command}
+
+
+@pytest.mark.parametrize("verb", main.list_commands(click.Context(main)))
+def test_every_option_is_explained(verb: str) -> None:
+    for words, command in leaves(verb).items():
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, parameter.name
+        result = call(*words.split(), "--help")
+        assert result.stdout.startswith(f"Usage: main {words}")
+        assert "--json" in result.stdout
 
 
 def test_module_and_version() -> None:

@@ -35,6 +35,7 @@ _VERBS = {
     "fit": "Make a small exact model of a data set, in seconds to minutes, without training.",
     "train": "Train a network from scratch by a recipe.",
     "baseline": "Train a small supervised network, to certify beside diffusion classifiers.",
+    "data": "Make data sets: rendered scenes whose every detail is known.",
     "convert": "Make a model directory of a published checkpoint, without running what is pickled in it.",
     "models": "List the models that come with the package, or show the card of one.",
     "check": "Check that a model does what classifying relies on.",
