@@ -1,0 +1,1 @@
+"""Compositional generalisation: pictures with candidate captions, of which one is true."""
