@@ -23,6 +23,10 @@ def comparison_tables(summary: Mapping[str, Any]) -> list["Table"]:
         made.append(_published(counted))
     if summary["gains"]:
         made.append(_gains(summary["gains"]))
+    if summary.get("analysis"):
+        made += _analysis(summary["analysis"])
+    if summary.get("weighting"):
+        made.append(_weighting(summary["weighting"]))
     return made
 
 
@@ -98,6 +102,47 @@ def _gains(gains: Sequence[Mapping[str, Any]]) -> "Table":
             escape(one["part"]), escape(one["scorer"]), escape(one["over"]), f"[bold]{gain['value']:+.1%}[/]",
             f"{gain['low']:+.1%} – {gain['high']:+.1%}",
         )  # fmt: skip
+    return made
+
+
+def _analysis(analysis: Mapping[str, Any]) -> list["Table"]:
+    """Show cosines with a column for each CLIP, and the probes."""
+    embeddings = analysis["embeddings"]
+    if not embeddings:
+        return []
+    headings = [f">{name}" for name in embeddings]
+    made = table("cosine of true captions with", "of", *headings, title="embeddings: mean cosine, 95% interval")
+    tags = sorted({tag for one in embeddings.values() for tag in one["similarities"]})
+    for tag in tags:
+        for kind in ("text", "image"):
+            cells = []
+            for one in embeddings.values():
+                found = one["similarities"].get(tag, {}).get(kind)
+                value = "—" if found is None else f"{found['value']:.3f} ({found['low']:.3f} – {found['high']:.3f})"
+                cells.append(value)
+            made.add_row(tag, "captions" if kind == "text" else "centroids of pictures", *cells)
+    probes = [(name, one["probe"]) for name, one in embeddings.items() if one["probe"] is not None]
+    if not probes:
+        return [made]
+    probe = table("scorer", ">accuracy", ">95% interval", ">chance", title="linear probe for the relation")
+    for name, found in probes:
+        accuracy = found["accuracy"]
+        probe.add_row(name, f"[bold]{accuracy['value']:.1%}[/]", _interval(accuracy), f"{found['chance']:.1%}")
+    return [made, probe]
+
+
+def _weighting(weighting: Sequence[Mapping[str, Any]]) -> "Table":
+    from rich.markup import escape
+
+    title = "a weight of noise levels learned on half of the pictures, measured on the others; ties are wrong"
+    made = table("part", "scorer", ">own weight", ">learned", ">gain", ">95% interval", ">items", title=title)
+    for one in weighting:
+        gain = one["gain"]
+        made.add_row(
+            escape(one["part"]), escape(one["scorer"]), f"{one['own']['value']:.1%}", f"{one['learned']['value']:.1%}",
+            f"[bold]{gain['value']:+.1%}[/]", f"{gain['low']:+.1%} – {gain['high']:+.1%}", f"{one['n_held_out']:,}",
+        )  # fmt: skip
+    made.caption, made.caption_justify = "\n".join(dict.fromkeys(one["told"] for one in weighting)), "left"
     return made
 
 

@@ -171,7 +171,9 @@ def _others(part: Part, n: int, seed: int) -> dict[str, list[Item]]:
     pictures = list({(item.image, part.boxes.get(item.key)): item for item in part.items}.values())
     chosen: dict[str, list[Item]] = {}
     for item in part.items:
-        random = np.random.default_rng((seed, *blake2b(item.key.encode("utf-8", "surrogatepass"), digest_size=8).digest()))
+        random = np.random.default_rng(
+            (seed, *blake2b(item.key.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+        )
         order = random.permutation(len(pictures))
         elsewhere = (pictures[i] for i in order if pictures[i].cluster != item.cluster)
         chosen[item.key] = [other for other, _ in zip(elsewhere, range(n), strict=False)]

@@ -41,7 +41,7 @@ def draw_comparison(summary: Mapping[str, Any], path: Path) -> Path:
     height = 1.1 + 0.26 * sum(1 + len(scorers) for _ in parts)
     figure = Figure(figsize=(9.5, height), dpi=160, facecolor="white", layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    labels: dict[float, str] = {}
+    labels: dict[int, str] = {}
     for result in counted:
         place = parts.index(result["part"]) * (len(scorers) + 1) + scorers.index(result["scorer"])
         labels[place] = f"{result['part']}  {result['scorer']}"
@@ -59,14 +59,14 @@ def draw_comparison(summary: Mapping[str, Any], path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def _accuracy(axes: "Axes", result: Mapping[str, Any], place: float, colour: str) -> None:
+def _accuracy(axes: "Axes", result: Mapping[str, Any], place: int, colour: str) -> None:
     accuracy = result["accuracy"]
     axes.plot([accuracy["low"], accuracy["high"]], [place, place], color=colour, linewidth=2.2, alpha=0.45)
     axes.plot([accuracy["value"]], [place], "o", color=colour, markersize=5)
     axes.plot([result["chance"]], [place], "|", color=_INK, markersize=9)
 
 
-def _preferred(axes: "Axes", result: Mapping[str, Any], place: float) -> None:
+def _preferred(axes: "Axes", result: Mapping[str, Any], place: int) -> None:
     start = 0.0
     for number, (tag, share) in enumerate(result["preferred"].items()):
         colour = _TAGS.get(tag, COLOURS[number % len(COLOURS)])

@@ -1,4 +1,4 @@
-"""From rows to figures: credit under a rule for ties, accuracy over items, groups and clusters, and what was preferred."""
+"""From rows to figures: credit under a rule for ties, accuracy with clustered intervals, and what was preferred."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -48,14 +48,12 @@ class Tally:
     def from_rows(cls, rows: Sequence[Row]) -> "Tally":
         """Set the failures apart."""
         failures = tuple((row["id"], row["error"]) for row in rows if "error" in row)
-        return cls(
-            rows=tuple(row for row in rows if "error" not in row), n_failed=len(failures), failures=failures
-        )
+        return cls(rows=tuple(row for row in rows if "error" not in row), n_failed=len(failures), failures=failures)
 
     @property
     def clusters(self) -> Int64[ndarray, " image"]:
         """A number for the cluster of each row."""
-        return numbered([row["cluster"] for row in self.rows])
+        return numbered([f"{row['split']}/{row['cluster']}" for row in self.rows])
 
     def credits(self, ties: str = "shared") -> Float64[ndarray, " image"]:
         """Return what each answer counts."""
@@ -181,6 +179,7 @@ def paired_gain(first: Tally, second: Tally, *, ties: str = "shared") -> Estimat
             by_key[row["key"]].append(credit(row, ties))
         means.append({key: float(np.mean(values)) for key, values in by_key.items()})
     shared = sorted(means[0].keys() & means[1].keys())
-    clusters = {row["key"]: row["cluster"] for row in first.rows}
+    clusters = dict(zip((row["key"] for row in first.rows), first.clusters.tolist(), strict=True))
     differences = np.array([means[1][key] - means[0][key] for key in shared])
-    return clustered_mean(differences, numbered([clusters[key] for key in shared]))
+    found = clustered_mean(differences, numbered([clusters[key] for key in shared]))
+    return replace(found, low=max(-1.0, found.low), high=min(1.0, found.high))

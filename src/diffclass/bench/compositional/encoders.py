@@ -76,8 +76,9 @@ class ClipScorer(Scorer):
             columns = [captions.index(caption) for caption in one.captions]
             scores = [float(scale * (pictures[index] @ texts[column])) for column in columns]
             facts = _facts(columns, cut)
-            yield index, Scored(
-                scores=tuple(scores), chosen=best(scores), evaluations=1 + len(set(columns)), facts=facts
+            yield (
+                index,
+                Scored(scores=tuple(scores), chosen=best(scores), evaluations=1 + len(set(columns)), facts=facts),
             )
 
     @torch.no_grad()
@@ -91,9 +92,7 @@ class ClipScorer(Scorer):
             tokens = self.tokenizer(
                 part, padding="max_length", truncation=True, max_length=limit, return_tensors="pt"
             ).to(self.model.device)
-            found = self.model.get_text_features(
-                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
-            )
+            found = self.model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
             rows.append(_unit(found))
         return torch.cat(rows), cut
 
@@ -159,9 +158,7 @@ class ViltScorer(Scorer):
         for index, one in enumerate(asked):
             columns = [captions.index(caption) for caption in one.captions]
             logits = self._logits(one.picture, one.captions, limit)
-            yield index, Scored(
-                scores=logits, chosen=best(logits), evaluations=len(logits), facts=_facts(columns, cut)
-            )
+            yield index, Scored(scores=logits, chosen=best(logits), evaluations=len(logits), facts=_facts(columns, cut))
 
     def _logits(self, picture: Image.Image, captions: Sequence[str], limit: int) -> tuple[float, ...]:
         """Return one logit for each caption of a picture."""

@@ -1,4 +1,4 @@
-"""One question of a compositional benchmark: a picture and the captions to choose from."""
+"""A picture and the captions that compete for it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,12 @@ __all__ = ["Candidate", "Item"]
 @final
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A caption that may or may not be true of a picture.
+    """One caption.
 
     Args:
-        caption: as models are told it.
-        tag: what it is: target, colour swap, shape swap, relation flip, object swap or random.
-        seen: whether what it says was in the training part.
+        caption: the text.
+        tag: how it differs from the target: one of those in candidates.TAGS.
+        seen: whether what it says occurs in the training split.
     """
 
     caption: str
@@ -26,16 +26,16 @@ class Candidate:
 @final
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A picture and its candidates.
+    """One question: which caption belongs to the picture?
 
     Args:
-        key: the same in every run, and unique in the split.
-        image: file of the picture.
-        candidates: captions to choose from, of which one is true.
-        target: index of that one.
-        task: single, two-object, relational, or the part of another benchmark.
-        split: which part of the data.
-        cluster: items with the same one share a picture, and are not independent.
+        key: unique among the items of a task and split, and the same in every setting.
+        image: the picture's file.
+        candidates: captions, of which exactly one is true.
+        target: index of the true one.
+        task: one of concepts.TASKS.
+        split: one of concepts.SPLITS.
+        cluster: the scene; items that share it are about one picture.
     """
 
     key: str

@@ -27,8 +27,8 @@ def protocol_parts(
 
     Args:
         directory: of the data.
-        tasks: single, two-object or relational.
-        splits: of the data.
+        tasks: single, pair, relation or depth.
+        splits: train, id-validation, id-test, ood-validation or ood-test.
         settings: "zsl", "gzsl" or both.
         seed: of the choice of candidates, which is the same for all scorers.
 
@@ -47,7 +47,7 @@ def protocol_parts(
     return [
         Part(
             name=f"{task}.{split}.{setting}",
-            items=tuple(read_items(directory, task=task, split=split, setting=setting, seed=seed)),
+            items=tuple(read_items(Path(directory), task=task, split=split, setting=setting, seed=seed)),
             setting=setting,
         )
         for task in tasks

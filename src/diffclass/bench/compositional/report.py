@@ -5,6 +5,7 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
+from diffclass.bench.compositional.benchmarks.metric import published_metrics
 from diffclass.bench.compositional.comparing import Rows
 from diffclass.bench.compositional.counting import Tally, harmonic_mean, paired_gain
 from diffclass.bench.compositional.part import Part
@@ -48,8 +49,6 @@ def summarise(parts: Sequence[Part], rows: Rows, *, seed: int = 0) -> dict[str, 
 
 def _counted(part: Part, tally: Tally, seed: int) -> dict[str, Any]:
     """Count one scorer on one part."""
-    from diffclass.bench.compositional.benchmarks.metric import published_metrics
-
     first = part.items[0]
     head = {
         "task": first.task if len({item.task for item in part.items}) == 1 else part.name,
@@ -69,6 +68,7 @@ def _counted(part: Part, tally: Tally, seed: int) -> dict[str, Any]:
         "strict": asdict(tally.accuracy("wrong")),
         "macro": asdict(tally.macro(part.groups, least=part.least, seed=seed)),
         "published": {name: asdict(value) for name, value in published_metrics(part, tally, seed=seed).items()},
+        "by_task": _by_task(part, tally, seed),
         "chance": tally.chance(),
         "n_tied": tally.n_tied(),
         "preferred": tally.preferred(),
@@ -77,6 +77,16 @@ def _counted(part: Part, tally: Tally, seed: int) -> dict[str, Any]:
         "evaluations": asdict(tally.evaluations()),
         "seconds": sum(row["seconds"] for row in tally.rows),
         "by_target": {name: asdict(value) for name, value in tally.by_target().items()},
+    }
+
+
+def _by_task(part: Part, tally: Tally, seed: int) -> dict[str, Any]:
+    """Return the benchmark's own figures for each of several tasks."""
+    if len({item.task for item in part.items}) == 1:
+        return {}
+    return {
+        task: {name: asdict(value) for name, value in published_metrics(part, rows, seed=seed).items()}
+        for task, rows in tally.split_by(lambda row: row["task"]).items()
     }
 
 

@@ -75,4 +75,3 @@ def _sets(tally: Tally, part: Part) -> dict[str, Estimate]:
             clusters = numbered([key.partition("|")[0] for key, _ in whole])
             found[name] = clustered_proportion(np.array(list(whole.values()), dtype=np.float64), clusters)
     return found
-
