@@ -35,7 +35,7 @@ def test_every_kind_of_scorer_in_one_table(
     specs = (f"diffusion:{pipelines / 'sd1'}", f"frozen=clip:{frozen}", f"tuned=clip:{tuned}", f"vilt:{vilt}")
     for spec in (*specs, f"blind:clip:{frozen}", "chance"):
         told = (*told, "--scorer", spec)
-    told = (*told, "--out", tmp_path / "out", "--others", 2, "--race", "exhaustive")
+    told = (*told, "--out", tmp_path / "out", "--others", 2, "--race", "exhaustive", "--analyse")
     found = run(*told)
     assert found.exit_code == 0, found.output
     summary: Any = json.loads(found.stdout)
@@ -45,14 +45,23 @@ def test_every_kind_of_scorer_in_one_table(
     assert by_scorer["diffusion-sd1"]["evaluations"]["value"] == 32
     assert by_scorer["chance"]["accuracy"]["value"] == 0.5
     assert len(summary["gains"]) == 5
+    assert summary["analysis"]["embeddings"].keys() == {"frozen", "tuned"}
+    assert summary["analysis"]["margins"]["diffusion-sd1"]["sugarcrepe.swap_obj"]["foil"][0]["wins"]["n"] == 4 * 2 * 2
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
-    assert (tmp_path / "out" / "comparison.png").is_file()
+    for figure in ("comparison", "embeddings", "margins"):
+        assert (tmp_path / "out" / f"{figure}.png").is_file()
     assert len(list((tmp_path / "out" / "diffusion-sd1" / "sugarcrepe.swap_obj" / "errors").glob("*.npz"))) == 8
     monkeypatch.setattr(render, "_on_terminal", lambda: True)
     again = run(*told)
     assert "accuracy; a tie counts one over the number tied" in again.output
     assert "figures as the benchmarks define them" in again.output
     assert "paired differences of accuracy" in again.output
+    assert "embeddings: mean cosine, 95% interval" in again.output
+    whole = run(*told, "--learn-weight")
+    assert (whole.exit_code, whole.stderr.strip().splitlines()[-1]) == (
+        2,
+        "Error: learn_weight needs at least 20 labelled images. Got 4.",
+    )
 
 
 CASES: dict[str, tuple[str, int, str]] = {
@@ -60,6 +69,11 @@ CASES: dict[str, tuple[str, int, str]] = {
         "--scorer chance",
         2,
         "Error: Give either a folder of scenes or --benchmark NAME:PATH.",
+    ),
+    "analysis of nothing kept": (
+        "--benchmark sugarcrepe:{pairs} --scorer chance --analyse",
+        2,
+        "Error: Invalid value for '--analyse': needs a folder for errors and figures. Give --out.",
     ),
     "an unknown scorer": (
         "--benchmark sugarcrepe:{pairs} --scorer blip:x",

@@ -125,7 +125,7 @@ def _answer_window(
             rows.append(_head(one.item, seed) | {"error": f"'{one.item.key}': {scored}"})
             continue
         share = scored.evaluations / spent if spent else 1 / len(answers)
-        row = _head(one.item, seed) | _row(scored) | {"seconds": seconds * share}
+        row: dict[str, Any] = _head(one.item, seed) | _row(scored) | {"seconds": seconds * share}
         if keep and scored.measured is not None:
             _save(errors_path(results.path.parent, row["id"]), row["id"], scored)
         rows.append(row)
@@ -192,12 +192,13 @@ def errors_path(folder: Path, id: str) -> Path:
 def _save(path: Path, id: str, scored: Scored) -> None:
     measured = scored.measured
     assert measured is not None
-    unconditional = {} if measured.unconditional is None else {"unconditional": measured.unconditional}
+    content: dict[str, Any] = {"id": id, "errors": measured.errors, "sigmas": measured.sigmas}
+    content |= {"weights": measured.weights}
+    if measured.unconditional is not None:
+        content["unconditional"] = measured.unconditional
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
-            np.savez_compressed(
-                file, id=id, errors=measured.errors, sigmas=measured.sigmas, weights=measured.weights, **unconditional
-            )
+            np.savez_compressed(file, **content)
     except OSError as error:
         raise ResultError(f"The file '{path}' cannot be written: {error.strerror or error}.") from error

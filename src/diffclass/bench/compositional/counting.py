@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from diffclass.stats.interval import Estimate, bootstrap, clustered_mean, clustered_proportion
 
-__all__ = ["Tally", "credit", "harmonic_mean", "paired_gain"]
+__all__ = ["Tally", "credit", "harmonic_mean", "numbered", "paired_gain"]
 
 Row = Mapping[str, Any]
 

@@ -59,7 +59,8 @@ def _size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             turned = image.getexif().get(_ORIENTATION) in _TURNED
-            return image.size[::-1] if turned else image.size
+            width, height = image.size
+            return (height, width) if turned else (width, height)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         prepare_image(path, (3, 1, 1), convert=True)
         raise

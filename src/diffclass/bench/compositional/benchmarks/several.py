@@ -12,7 +12,7 @@ from diffclass.bench.compositional.item import Candidate, Item
 from diffclass.bench.compositional.part import Part
 from diffclass.errors import InputError
 
-__all__ = ["read_cobi", "read_self_bench", "read_whatsup", "read_winoground"]
+__all__ = ["candidate_prompts", "read_cobi", "read_self_bench", "read_whatsup", "read_winoground"]
 
 
 def read_winoground(path: Path) -> list[Part]:
