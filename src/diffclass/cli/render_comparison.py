@@ -34,7 +34,7 @@ def _accuracies(counted: Sequence[Mapping[str, Any]]) -> "Table":
     from rich.markup import escape
 
     made = table(
-        "part", "scorer", ">accuracy", ">95% interval", ">macro", ">chance", ">ties", ">items", ">evals",
+        "part", "scorer", ">accuracy", ">95%", ">macro", ">chance", ">ties", ">items", ">evals",
         title="accuracy; a tie counts one over the number tied",
     )  # fmt: skip
     for result in counted:
@@ -54,8 +54,8 @@ def _preferences(counted: Sequence[Mapping[str, Any]]) -> "Table":
     from rich.markup import escape
 
     tags = sorted({tag for result in counted for tag in result["preferred"]} - {"target"})
-    headings = [f">{tag}" for tag in tags]
-    made = table("part", "scorer", ">right", *headings, ">seen", ">seen offered", title="what was preferred")
+    headings = [f">{tag}".replace(" ", "\n") for tag in tags]
+    made = table("part", "scorer", ">right", *headings, ">seen", ">seen\noffered", title="what was preferred")
     for result in counted:
         shares = [f"{result['preferred'].get(tag, 0.0):.1%}" for tag in ("target", *tags)]
         seen = (f"{result['seen_share']['value']:.1%}", f"{result['seen_offered']:.1%}")
@@ -147,4 +147,4 @@ def _weighting(weighting: Sequence[Mapping[str, Any]]) -> "Table":
 
 
 def _interval(estimate: Mapping[str, Any]) -> str:
-    return f"{estimate['low']:.1%} – {estimate['high']:.1%}"
+    return f"{estimate['low']:.1%}–{estimate['high']:.1%}"

@@ -232,8 +232,7 @@ def _too_long(captions: Sequence[str], tokenizer: Any, limit: int, name: str) ->
     cut = {index for index, length in enumerate(lengths) if length > limit}
     if cut:
         warnings.warn(
-            f"{len(cut)} of {len(captions)} captions have up to {max(lengths)} tokens, of which the scorer {name!r} "
-            f"reads {limit}.",
+            f"The scorer {name!r} reads {limit} tokens and cuts longer captions: rows list them under 'truncated'.",
             DiffclassWarning,
             stacklevel=3,
         )
