@@ -47,7 +47,7 @@ class Blind(Scorer):
         n_others: pictures that it is shown in place of each item's own.
 
     Source:
-        The question is that of Hsieh et al. 2023, section 3 (arXiv:2306.14610), who ask models of text alone.
+        The question is that of Hsieh et al. 2023 (arXiv:2306.14610), who ask models of text alone.
     """
 
     base: Scorer

@@ -153,7 +153,7 @@ def harmonic_mean(seen: Tally, unseen: Tally, *, ties: str = "shared") -> Estima
     that makes them hold together: it is wide rather than short.
 
     Source:
-        Xian et al. 2019, section 4.3 (arXiv:1707.00600), generalised zero-shot learning; Bonferroni's inequality.
+        Xian et al. 2019 (arXiv:1707.00600), generalised zero-shot learning; Bonferroni's inequality.
     """
     parts = [clustered_proportion(tally.credits(ties), tally.clusters, confidence=0.975) for tally in (seen, unseen)]
 

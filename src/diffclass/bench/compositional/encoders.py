@@ -120,7 +120,7 @@ class ViltScorer(Scorer):
         source: where it came from.
 
     Source:
-        Kim, Son and Kim 2021, section 4.4 (arXiv:2102.03334), image and text retrieval.
+        Kim, Son and Kim 2021 (arXiv:2102.03334), image and text retrieval.
     """
 
     name: str

@@ -76,7 +76,7 @@ def margins(kept: Sequence[Kept], *, distance: str = "l2", bins: int = _BINS) ->
         an estimate clustered by picture. Empty where no draw is shared by all.
 
     Source:
-        Jeong et al. 2025, section 6 (accuracy at single noise levels).
+        Jeong et al. 2025 (accuracy at single noise levels).
     """
     n = min((int(np.isfinite(one.errors).sum(axis=0).min()) for one in kept), default=0)
     if n == 0:
@@ -135,7 +135,7 @@ def learned_weighting(
         InputError: a caption was not measured on every draw, or there are too few items.
 
     Source:
-        Jeong et al. 2025, section 6.2 (half held out, cross-entropy of minus the mean weighted error).
+        Jeong et al. 2025 (half held out, cross-entropy of minus the mean weighted error).
     """
     if not all(np.isfinite(one.errors).all() for one in kept):
         raise InputError(

@@ -36,7 +36,7 @@ def protocol_parts(
         InputError: a setting is unknown, nothing is asked for, or the data cannot be read.
 
     Source:
-        Pearson et al. 2025, section 3 (aclanthology.org/2025.starsem-1.9).
+        Pearson et al. 2025 (aclanthology.org/2025.starsem-1.9).
     """
     for name, values in (("task", tasks), ("split", splits), ("setting", settings)):
         if not values:

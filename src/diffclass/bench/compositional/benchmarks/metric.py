@@ -34,7 +34,7 @@ def _winoground(tally: Tally) -> dict[str, Estimate]:
     Text: each picture prefers its own caption. Image: each caption prefers its own picture. Group: both.
 
     Source:
-        Thrush et al. 2022, section 3.1 (arXiv:2204.03162).
+        Thrush et al. 2022 (arXiv:2204.03162).
     """
     pairs: dict[tuple[str, int], dict[int, Row]] = defaultdict(dict)
     for row in tally.rows:
@@ -58,7 +58,7 @@ def _sets(tally: Tally, part: Part) -> dict[str, Estimate]:
     Pairs and sets that are not whole in the data are left out.
 
     Source:
-        Kamath, Hessel and Chang 2023, section 3 (arXiv:2310.19785), pair and set accuracy.
+        Kamath, Hessel and Chang 2023 (arXiv:2310.19785), pair and set accuracy.
     """
     right = {(row["key"], row["seed"]): row["target"] in row["chosen"] for row in tally.rows}
     if part.ties == "wrong":

@@ -50,7 +50,7 @@ def read_valse(path: Path) -> list[Part]:
     NAME.json), and pictures in images, images/NAME or images/DATASET, DATASET as the entry names it.
 
     Source:
-        Parcalabescu et al. 2022, section 4 (arXiv:2112.07566), acc_r.
+        Parcalabescu et al. 2022 (arXiv:2112.07566), acc_r.
     """
     parts = []
     for name, file in _files(path, _VALSE, "data"):
@@ -107,7 +107,7 @@ def read_aro(path: Path) -> list[Part]:
     their captions are shuffled anew, without a seed, whenever they are loaded.
 
     Source:
-        Yuksekgonul et al. 2023, section 2 (arXiv:2210.01936).
+        Yuksekgonul et al. 2023 (arXiv:2210.01936).
     """
     parts = []
     if (file := path / "visual_genome_relation.json").is_file():
