@@ -52,7 +52,9 @@ def draw_comparison(summary: Mapping[str, Any], path: Path) -> Path:
     left.set_xlabel("accuracy, 95% interval clustered by picture; | is chance", color=_MUTED, fontsize=8)
     right.set_xlabel("share of answers", color=_MUTED, fontsize=8)
     handles = {bar.get_label(): bar for bar in right.containers}
-    right.legend(handles.values(), handles.keys(), frameon=False, fontsize=7, loc="lower right")
+    figure.legend(
+        handles.values(), handles.keys(), frameon=False, fontsize=7, loc="outside upper right", ncols=len(handles)
+    )
     for axes in (left, right):
         axes.set_xlim(0, 1)
         tidy(axes)
