@@ -72,3 +72,11 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import tiny_pipelines
 
     return tiny_pipelines.save_encoders(tmp_path_factory.mktemp("encoders"))
+
+
+@pytest.fixture(scope="session")
+def matching(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with two tiny CLIPs and a tiny ViLT."""
+    import tiny_matching
+
+    return tiny_matching.save_matching(tmp_path_factory.mktemp("matching"))

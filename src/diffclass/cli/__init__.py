@@ -30,6 +30,7 @@ _VERBS = {
     "evaluate": "Measure accuracy, calibration and cost on a data set.",
     "certify": "Prove within which radius no change of a picture alters its label.",
     "attack": "Search for small changes of pictures that fool a model.",
+    "compose": "Compare models on what captions say of pictures: binding, relations, benchmarks.",
     "calibrate": "Learn from labelled images when to stop and how sure to be.",
     "demo": "Classify pictures that are on this computer already, and draw why.",
     "fit": "Make a small exact model of a data set, in seconds to minutes, without training.",

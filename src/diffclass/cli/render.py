@@ -60,9 +60,20 @@ _IN_SHELL = {  # how the remedies of the library are said on the command line
     "The 'save_errors' parameter of evaluate needs": "--save-errors needs",
     "Give 'out'.": "Give --out.",
     "Give 'other'.": "Give --transfer-from.",
+    "Leave out 'draws'.": "Leave out --draws.",
+    "race='paired'": "--race paired",
+    "Try keep=": "Try --keep ",
 }
 _NARROW = 100  # [characters] width of tables that no terminal limits
-_WHOLE = {"name", "accuracy", "label", "over", "ended by"}  # columns that are never wrapped, as all of numbers
+_WHOLE = {
+    "name",
+    "accuracy",
+    "label",
+    "over",
+    "ended by",
+    "part",
+    "scorer",
+}  # columns that are never wrapped, as all of numbers
 _EVERY = 15.0  # [seconds] between lines of progress in a log
 
 

@@ -17,7 +17,7 @@ from diffclass.denoisers.weights import fetch, is_hub_id
 from diffclass.errors import DiffclassWarning, RangeError, UnsupportedModel, WeightsMissing
 from diffclass.evidence import Foresight
 
-__all__ = ["FirstLook"]
+__all__ = ["FirstLook", "find_encoder"]
 
 _KINDS = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "SiglipModel"}
 
@@ -73,7 +73,7 @@ class FirstLook:
         Raises:
             ModelError: it is not there, or of another kind.
         """
-        directory = _directory(model)
+        directory = find_encoder(model)
         kind = _KINDS.get(str(read_json(directory / "config.json").get("model_type")))
         if kind is None:
             raise UnsupportedModel(
@@ -153,8 +153,12 @@ def _pooled(found: Any) -> Tensor:
     return found if isinstance(found, Tensor) else found.pooler_output
 
 
-def _directory(model: str | Path) -> Path:
-    """Find a model here, or on the hub with its tokenizer."""
+def find_encoder(model: str | Path) -> Path:
+    """Find a model here, or on the hub with its tokenizer.
+
+    Raises:
+        WeightsMissing: it is neither a directory nor on the hub.
+    """
     if Path(model).is_dir():
         return Path(model)
     if not is_hub_id(str(model)):

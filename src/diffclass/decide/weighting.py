@@ -17,6 +17,7 @@ __all__ = ["LearnedWeight", "learn_weight", "weight_ratio"]
 
 LEAST_IMAGES = 20
 PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # tried, of the squared steps between knots
+_FLAT = 4.0  # [nats] log-temperature above that of a margin, from where on the loss hardly changes
 _FINE = 4  # pieces of the table between two knots, so that the model's own weight is followed closely
 
 Basis = Float64[ndarray, "image draw _"]
@@ -152,14 +153,20 @@ def _losses(scores: Float64[ndarray, "image class"], labels: Int[ndarray, " imag
 
 
 def _path(evidence: Evidence, labels: Int[ndarray, " image"], own: Basis, hats: Basis) -> Sequence[Values]:
-    """Return the temperature of the own weight (as minus its logarithm), then the solution for every penalty."""
+    """Return the temperature of the own weight (as minus its logarithm), then the solution for every penalty.
+
+    Where the own weight is worse than guessing, its best temperature is infinite, and there the loss is flat: then
+    each solution is sought from a temperature of one margin.
+    """
     margin = np.ptp(_scores(evidence, np.zeros(evidence.shape[:2])), axis=1).mean()
-    theta = _minimise(_loss(evidence, labels, own, 0.0), np.array([-np.log(margin)]))
-    path = [theta]
-    theta = np.full(hats.shape[2], theta[0])
+    first = np.array([-np.log(margin)])
+    theta = _minimise(_loss(evidence, labels, own, 0.0), first)
+    path, flat = [theta], theta[0] < first[0] - _FLAT
+    theta = np.full(hats.shape[2], first[0] if flat else theta[0])
     for penalty in PENALTIES:  # each from the one before: smoother first
-        theta = _minimise(_loss(evidence, labels, hats, penalty), theta)
-        path.append(theta)
+        found = _minimise(_loss(evidence, labels, hats, penalty), theta)
+        theta = theta if flat else found
+        path.append(found)
     return path
 
 

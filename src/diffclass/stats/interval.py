@@ -10,7 +10,15 @@ from numpy import ndarray
 
 from diffclass.errors import InputError, RangeError
 
-__all__ = ["Estimate", "bootstrap", "clopper_pearson", "mean_interval", "wilson"]
+__all__ = [
+    "Estimate",
+    "bootstrap",
+    "clopper_pearson",
+    "clustered_mean",
+    "clustered_proportion",
+    "mean_interval",
+    "wilson",
+]
 
 
 @final
@@ -88,6 +96,87 @@ def mean_interval(values: Num[ndarray, " image"], *, confidence: float = 0.95) -
     mean = float(values.mean(dtype=np.float64))
     half = float(t.isf((1 - confidence) / 2, n - 1) * values.std(ddof=1, dtype=np.float64) / np.sqrt(n))
     return Estimate(value=mean, low=mean - half, high=mean + half, n=n, confidence=confidence, method="Student")
+
+
+def clustered_mean(
+    values: Num[ndarray, " image"], clusters: Num[ndarray, " image"], *, confidence: float = 0.95
+) -> Estimate:
+    """Estimate a mean of values that come in clusters, with Student's interval over clusters.
+
+    Args:
+        values: of each item.
+        clusters: items with the same number are not independent of each other.
+        confidence: of the interval.
+
+    Source:
+        Liang and Zeger 1986 (the variance); Cameron and Miller 2015, section 2 (one degree of freedom less than
+        clusters).
+    """
+    from scipy.stats import t
+
+    _check_confidence(confidence)
+    mean, se, n_clusters = _clustered(values, clusters)
+    half = float(t.isf((1 - confidence) / 2, n_clusters - 1) * se) if n_clusters > 1 else float("inf")
+    return Estimate(
+        value=mean,
+        low=mean - half,
+        high=mean + half,
+        n=len(values),
+        confidence=confidence,
+        method=f"Student over {n_clusters} clusters",
+    )
+
+
+def clustered_proportion(
+    credit: Num[ndarray, " image"], clusters: Num[ndarray, " image"], *, confidence: float = 0.95
+) -> Estimate:
+    """Estimate a proportion of items that come in clusters, with Wilson's interval at the effective number of items.
+
+    That number is p (1 - p) over the variance of p between clusters, at most the items; it is the number of clusters
+    where nothing varies, as when all are right.
+
+    Args:
+        credit: of each item, in [0, 1]; a fraction where a tie is shared.
+        clusters: items with the same number are not independent of each other.
+        confidence: of the interval.
+
+    Source:
+        Wilson 1927; Kish 1965, section 8.2 (effective size); Dean and Pagano 2015 (Wilson's interval with it).
+    """
+    from scipy.stats import norm
+
+    _check_confidence(confidence)
+    p, se, n_clusters = _clustered(credit, clusters)
+    if not (credit.min() >= 0 and credit.max() <= 1):
+        raise RangeError(f"The credit of items must lie in [0, 1]. Got {credit.min()} to {credit.max()}.")
+    n = min(len(credit), p * (1 - p) / se**2) if 0 < se < float("inf") and 0 < p < 1 else n_clusters
+    z = float(norm.isf((1 - confidence) / 2))
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * float(np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)))
+    return Estimate(
+        value=p,
+        low=max(0.0, min(p, centre - half)),
+        high=min(1.0, max(p, centre + half)),
+        n=len(credit),
+        confidence=confidence,
+        method=f"Wilson over {n_clusters} clusters",
+    )
+
+
+def _clustered(values: Num[ndarray, " image"], clusters: Num[ndarray, " image"]) -> tuple[float, float, int]:
+    """Return the mean, its standard error over clusters (infinite for one cluster), and how many clusters there are."""
+    n = len(values)
+    if n < 1 or len(clusters) != n or not np.isfinite(values).all():
+        raise InputError(
+            f"A clustered interval needs finite values and a cluster for each. Got {np.isfinite(values).sum()} finite "
+            f"ones of {n} and {len(clusters)} clusters."
+        )
+    _, index = np.unique(clusters, return_inverse=True)
+    mean = float(values.mean(dtype=np.float64))
+    sums = np.bincount(index, weights=values - mean)
+    m = len(sums)
+    se = float(np.sqrt(m / (m - 1) * (sums**2).sum()) / n) if m > 1 else float("inf")
+    return mean, se, m
 
 
 def bootstrap(
