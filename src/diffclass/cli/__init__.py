@@ -29,6 +29,7 @@ _VERBS = {
     "classify": "Say what is in pictures.",
     "evaluate": "Measure accuracy, calibration and cost on a data set.",
     "certify": "Prove within which radius no change of a picture alters its label.",
+    "reproduce": "Run a published experiment again, and put its figures beside yours.",
     "attack": "Search for small changes of pictures that fool a model.",
     "calibrate": "Learn from labelled images when to stop and how sure to be.",
     "demo": "Classify pictures that are on this computer already, and draw why.",
