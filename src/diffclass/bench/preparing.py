@@ -186,10 +186,13 @@ def prepare(experiment: Experiment, denoiser: Denoiser, opened: OpenedData, chan
             differences.append("copies: denoised with the class (apndc-class), as the model has no network without one")
     how = changes.selection or (settings.selection if isinstance(settings, Certified) else "stratified")
     part = select(dataset, changes.limit or experiment.images, how, seed=changes.seed)
-    return Prepared(
+    prepared = Prepared(
         experiment=experiment, classifier=classifier, part=part, changes=changes, noised=noised,
         differences=tuple(differences),
     )  # fmt: skip
+    for sigma in prepared.sigmas:
+        prepared.smoothing().plan(sigma)  # too few copies are said before the network is made ready
+    return prepared
 
 
 def _check_changes(settings: ZeroShot | Certified, changes: Changes) -> None:

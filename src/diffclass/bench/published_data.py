@@ -64,6 +64,12 @@ def open_published(
             f"The experiment {experiment.name!r} needs the data set {wanted.title}. Give your copy with --data "
             f"({wanted.files}). Got {got}."
         )
+    known = find_layout(Path(source))
+    if known is not None and known.name != wanted.layout:
+        raise InputError(
+            f"The experiment {experiment.name!r} needs {wanted.title} ({wanted.files}). '{os.fspath(source)}' holds "
+            f"another published set, '{known.name}'."
+        )
     splits = dataset_splits(source)
     split = wanted.split if wanted.split in splits else None
     if split is None and splits:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from diffclass.bench.experiments import Experiment
     from diffclass.bench.preparing import Prepared
     from diffclass.bench.reproducing import Reproduction
+    from diffclass.denoisers import Denoiser
     from diffclass.stats.interval import Estimate
 
 __all__ = ["reproduce"]
@@ -100,24 +101,40 @@ def _prepared(
     size: int | None,
 ) -> "Prepared":  # fmt: skip
     """Open the data, which is quickly said to be missing, and then the model."""
+    from diffclass.bench.experiments import Certified
     from diffclass.bench.preparing import prepare
     from diffclass.bench.published_data import open_published
     from diffclass.cli.render import working
+
+    opened = open_published(experiment, data)
+    with working(f"loading {model or experiment.model.title}"):
+        denoiser = _load(experiment, model, device=device, dtype=dtype, size=size)
+        if isinstance(experiment.settings, Certified) and denoiser.classes:
+            opened = open_published(experiment, data, classes=denoiser.classes)
+        return prepare(experiment, denoiser, opened, asked)
+
+
+def _load(experiment: "Experiment", model: str | None, **options: Any) -> "Denoiser":
+    """Load the model that is given, or the published one."""
     from diffclass.denoisers import load
     from diffclass.errors import WeightsMissing
 
-    opened = open_published(experiment, data)
     wanted = experiment.model
-    if model is None and wanted.id is None:
+    if model is not None:
+        return load(model, **options)
+    if wanted.id is None:
         raise WeightsMissing(
             f"The experiment {experiment.name!r} needs {wanted.title} as a model directory. Make one with "
             f"`{wanted.make}` and give it with --model."
         )
-    with working(f"loading {model or wanted.id}"):
-        denoiser = load(model or str(wanted.id), device=device, dtype=dtype, size=size)
-        if denoiser.classes:
-            opened = open_published(experiment, data, classes=denoiser.classes)
-        return prepare(experiment, denoiser, opened, asked)
+    try:
+        return load(wanted.id, **options)
+    except WeightsMissing as error:
+        note = "" if wanted.note is None else f" ({wanted.note})"
+        raise WeightsMissing(
+            f"The experiment {experiment.name!r} needs {wanted.title}, '{wanted.id}', which is not to be had{note}. "
+            "Give the directory or hub id of a copy with --model."
+        ) from error
 
 
 def _at_speed(prepared: "Prepared", **speed: Any) -> "Prepared":
