@@ -48,6 +48,19 @@ def test_every_row_can_be_run(name: str) -> None:
         assert one.model.make is not None
 
 
+def test_the_documentation_has_every_figure(repository: Path) -> None:
+    rows = (repository / "docs" / "reproduce.md").read_text(encoding="utf-8").splitlines()
+    for name, one in experiments().items():
+        (row,) = [row for row in rows if row.startswith(f"| `{name}` |")]
+        cells = [cell.strip() for cell in row.split("|")]
+        marks = [f"{f.value:.1%}{'?' if f.read == 'recalled' else ''}" for f in one.figures if f.radius != 0]
+        assert [cell for cell in cells if "%" in cell] == marks
+        assert f"{one.images:,}" in cells
+        if isinstance(one.settings, ZeroShot) and one.settings.stages is not None:
+            assert {one.settings.template, one.settings.distance} <= set(cells)
+            assert f"{one.settings.evaluations(one.data.classes):,}" in cells
+
+
 def test_certificates_cost_what_their_races_do() -> None:
     one = find_experiment("certified-cifar10")
     assert one.settings.evaluations(10) == 10_100 * (10 * 1000 + 1)
