@@ -52,7 +52,7 @@ TABLE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a batch that calls": (
         lambda h: batch(h, {"data": Call()}),
         "The file '{h}/test_batch' wants 'posix.system' when it is opened, which no data set needs, so nothing in it "
-        "was run. Get it from where CIFAR-10 is published.",
+        "was run. Get it from where CIFAR-10 and CIFAR-100 are published.",
     ),
     "half a batch": (
         lambda h: batch(h, pickle.dumps(good())[:900]),
@@ -76,7 +76,7 @@ TABLE: dict[str, tuple[Callable[[Path], Path], str]] = {
         "The file '{h}/batches.meta' must hold 'label_names', a list of names.",
     ),
     "a tar of something else": (
-        tar, "The file '{h}/x.tar.gz' must hold CIFAR-10's python batches. Unpack any other and give the folder."
+        tar, "The file '{h}/x.tar.gz' must hold CIFAR's python batches. Unpack any other and give the folder."
     ),
     "no tar": (
         lambda h: written(h / "x.tar.gz", "<html>"),

@@ -29,6 +29,7 @@ _VERBS = {
     "classify": "Say what is in pictures.",
     "evaluate": "Measure accuracy, calibration and cost on a data set.",
     "certify": "Prove within which radius no change of a picture alters its label.",
+    "reproduce": "Run a published experiment again, and put its figures beside yours.",
     "attack": "Search for small changes of pictures that fool a model.",
     "compose": "Compare models on what captions say of pictures: binding, relations, benchmarks.",
     "calibrate": "Learn from labelled images when to stop and how sure to be.",

@@ -1,6 +1,7 @@
-"""What CIFAR-10 and downsampled ImageNet are published as: batches of pickled or zipped arrays; no torch."""
+"""What CIFAR-10, CIFAR-100 and downsampled ImageNet are published as: pickled or zipped arrays; no torch."""
 
 import io
+import os
 import pickle
 import re
 import tarfile
@@ -9,9 +10,10 @@ import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from hashlib import md5
 from math import isqrt
 from pathlib import Path, PurePosixPath
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -20,14 +22,38 @@ from numpy import ndarray
 from diffclass import errors
 from diffclass.data.pickled import NUMPY, ForbiddenGlobal, read_pickle
 
-__all__ = ["Archive", "Archives", "cifar_archives", "imagenet_archives", "imagenet_file"]
+__all__ = ["Archive", "Archives", "Layout", "cifar_layout", "imagenet_archives", "imagenet_file", "is_published_cifar"]
 
-_CIFAR = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
-_CIFAR_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_CIFAR_SIZE, _CIFAR_FOLDER, _CIFAR_META = 32, "cifar-10-batches-py", "batches.meta"
+_CIFAR_SIZE = 32
 _IMAGENET = {"train": re.compile(r"train_data_batch_(\d+)\.npz"), "validation": re.compile(r"val_data()\.npz")}
 _MAP = "map_clsloc.txt"
 _DAMAGED = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+
+
+class _Cifar(NamedTuple):
+    """How one of the two CIFARs is kept."""
+
+    batches: Mapping[str, Sequence[str]]  # files of each split
+    folder: str
+    meta: str  # file with the names of the classes
+    labels: str  # key of the labels in a batch
+    names: str  # key of the names in the meta file
+    classes: tuple[str, ...]  # where the meta file is missing
+    md5: str  # of the file of the test split, as published
+
+
+_CIFARS = {
+    "cifar10": _Cifar(
+        batches={"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)},
+        folder="cifar-10-batches-py", meta="batches.meta", labels="labels", names="label_names",
+        classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+        md5="40351d587109b95175f43aff81a1287e",
+    ),
+    "cifar100": _Cifar(
+        batches={"train": ("train",), "test": ("test",)}, folder="cifar-100-python", meta="meta",
+        labels="fine_labels", names="fine_label_names", classes=(), md5="f0ef6b0ae62326f3e7ffdfab6717acfc",
+    ),
+}  # fmt: skip
 
 Images = UInt8[ndarray, "image height width channel"]
 Labels = Int64[ndarray, " image"]
@@ -41,19 +67,35 @@ class Archive:
     Args:
         labels: index into names.
         names: of the classes, the same in every split.
-        read: from a row to a picture.
+        read: from a row to a picture, or where it is.
+        ids: of the pictures; their rows where there are none.
     """
 
     labels: Labels
     names: tuple[str, ...]
-    read: Callable[[int], UInt8[ndarray, "height width channel"]]
+    read: Callable[[int], UInt8[ndarray, "height width channel"] | os.PathLike[str]]
+    ids: tuple[str, ...] | None = None
 
 
 Archives = dict[str, Callable[[], Archive]]
 
 
-def cifar_archives(source: Path) -> Archives:
-    """Find the splits of CIFAR-10's "python version" in its folder or its tar; none if it is something else.
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """A data set as its authors publish it.
+
+    Args:
+        name: of the data set, as "pets".
+        archives: its splits.
+    """
+
+    name: str
+    archives: Archives
+
+
+def cifar_layout(source: Path) -> Layout | None:
+    """Find the splits of CIFAR-10's or CIFAR-100's "python version" in its folder or its tar; None if it is neither.
 
     Raises:
         InputError: the file is no tar.
@@ -61,20 +103,45 @@ def cifar_archives(source: Path) -> Archives:
     Source:
         Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images.
     """
-    homes = [source, source / _CIFAR_FOLDER] if source.is_dir() else [source]
-    for home in homes:
-        there = _members(home)
-        found = {split: [name for name in names if name in there] for split, names in _CIFAR.items()}
-        if any(found.values()):
-            return {split: partial(_cifar, home, names, split) for split, names in found.items() if names}
-    return {}
+    if found := _cifar_home(source):
+        name, home, there = found
+        kind = _CIFARS[name]
+        batches = {split: [one for one in names if one in there] for split, names in kind.batches.items()}
+        return Layout(
+            name, {split: partial(_cifar, home, names, split, kind) for split, names in batches.items() if names}
+        )
+    return None
 
 
-def _members(home: Path) -> set[str]:
-    """Name the files in a folder or a tar."""
-    if home.is_dir():
-        return {name for name in sum(_CIFAR.values(), ()) if (home / name).is_file()}
-    return set(_contents(home, ())) if home.is_file() else set()
+def is_published_cifar(source: Path) -> bool:
+    """Tell whether the test images of a CIFAR are those that were published, by the MD5 of their file."""
+    found = _cifar_home(source)
+    if found is None:
+        return False
+    name, home, _ = found
+    (batch,) = _CIFARS[name].batches["test"]
+    content = _contents(home, (batch,)).get(batch, b"")
+    return md5(content, usedforsecurity=False).hexdigest() == _CIFARS[name].md5
+
+
+def _cifar_home(source: Path) -> tuple[str, Path, set[str]] | None:
+    """Return which CIFAR it is, where its files are, and their names."""
+    if source.is_file():
+        there = set(_contents(source, ()))
+        return next(((name, source, there) for name, kind in _CIFARS.items() if _is_cifar(kind, there)), None)
+    for name, kind in _CIFARS.items():
+        for home in (source, source / kind.folder):
+            files = {*sum(map(tuple, kind.batches.values()), ()), kind.meta}
+            there = {file for file in files if (home / file).is_file()}
+            if _is_cifar(kind, there):
+                return name, home, there
+    return None
+
+
+def _is_cifar(kind: _Cifar, there: Collection[str]) -> bool:
+    """Tell a CIFAR by its files; CIFAR-100's have common names, so that all three must be there."""
+    files = sum(map(tuple, kind.batches.values()), ())
+    return any(file in there for file in files) if kind.classes else {*files, kind.meta} <= {*there}
 
 
 def _contents(home: Path, wanted: Collection[str]) -> dict[str, bytes]:
@@ -98,32 +165,36 @@ def _contents(home: Path, wanted: Collection[str]) -> dict[str, bytes]:
     return content
 
 
-def _cifar(home: Path, names: Sequence[str], split: str) -> Archive:
+def _cifar(home: Path, names: Sequence[str], split: str, kind: _Cifar) -> Archive:
     """Read all batches of a split."""
-    if len(names) < len(_CIFAR[split]):
-        raise errors.InputError(f"The folder '{home}' has {len(names)} of {len(_CIFAR[split])} files of '{split}'.")
-    contents = _contents(home, {*names, _CIFAR_META})
-    batches = [_cifar_batch(home / name, contents[name]) for name in names]
+    if len(names) < len(kind.batches[split]):
+        raise errors.InputError(
+            f"The folder '{home}' has {len(names)} of {len(kind.batches[split])} files of '{split}'."
+        )
+    contents = _contents(home, {*names, kind.meta})
+    batches = [_cifar_batch(home / name, contents[name], kind.labels) for name in names]
     images = np.concatenate([images for images, _ in batches])
     labels = np.concatenate([labels for _, labels in batches])
-    classes = _CIFAR_NAMES
-    if _CIFAR_META in contents:
-        listed = _pickled(home / _CIFAR_META, contents[_CIFAR_META]).get("label_names")
+    classes = kind.classes
+    if kind.meta in contents:
+        path = home / kind.meta
+        listed = _pickled(path, contents[kind.meta]).get(kind.names)
         if not isinstance(listed, list) or not all(isinstance(name, str | bytes) for name in listed):
-            raise errors.InputError(f"The file '{home / _CIFAR_META}' must hold 'label_names', a list of names.")
-        classes = tuple(name.decode() if isinstance(name, bytes) else name for name in listed)
+            raise errors.InputError(f"The file '{path}' must hold '{kind.names}', a list of names.")
+        texts = [name.decode() if isinstance(name, bytes) else name for name in listed]
+        classes = tuple(text.replace("_", " ") for text in texts)
     return Archive(labels, classes, lambda row: images[row])
 
 
-def _cifar_batch(path: Path, content: bytes) -> tuple[Images, Labels]:
+def _cifar_batch(path: Path, content: bytes, key: str) -> tuple[Images, Labels]:
     """Read one batch: rows of red, green, blue pixels, and a list of labels."""
     batch = _pickled(path, content)
-    data, labels = getattr(batch.get("data"), "values", None), batch.get("labels")
+    data, labels = getattr(batch.get("data"), "values", None), batch.get(key)
     pixels = 3 * _CIFAR_SIZE**2
     if not isinstance(data, ndarray) or data.dtype != np.uint8 or data.shape[1:] != (pixels,):
         raise errors.InputError(f"The file '{path}' must hold 'data', {pixels} bytes an image.")
     if not isinstance(labels, list) or len(labels) != len(data) or not all(isinstance(one, int) for one in labels):
-        raise errors.InputError(f"The file '{path}' must hold 'labels', one integer an image.")
+        raise errors.InputError(f"The file '{path}' must hold '{key}', one integer an image.")
     return _as_images(data, _CIFAR_SIZE), np.array(labels, dtype=np.int64)
 
 
@@ -134,7 +205,7 @@ def _pickled(path: Path, content: bytes) -> Mapping[str, Any]:
     except ForbiddenGlobal as error:
         raise errors.InputError(
             f"The file '{path}' wants '{error.name}' when it is opened, which no data set needs, so nothing in it was "
-            "run. Get it from where CIFAR-10 is published."
+            "run. Get it from where CIFAR-10 and CIFAR-100 are published."
         ) from error
     except pickle.UnpicklingError as error:
         raise errors.InputError(f"The file '{path}' cannot be read: it is truncated, altered or no pickle.") from error

@@ -179,7 +179,8 @@ def open_dataset(
 
     Formats: a folder with a folder of pictures a class (in train, validation and test folders, or not); Hugging Face
     parquet, a file or a folder of them; MedMNIST npz; CSV of path and label, paths being relative to the CSV's folder;
-    CIFAR-10's python batches, their folder or their tar; a folder, or one file, of downsampled ImageNet's npz batches.
+    CIFAR-10's and CIFAR-100's python batches, their folder or their tar; a folder, or one file, of downsampled
+    ImageNet's npz batches; and what else `layouts.find_layout` knows as its authors publish it.
     "digits" is scikit-learn's 1,797 digits of 8x8 pixels in 17 grey values, split here into train 1,097, validation
     200 and test 500 by a stratified shuffle with seed 0.
 

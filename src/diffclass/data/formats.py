@@ -18,7 +18,8 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from diffclass import errors
-from diffclass.data.archives import Archive, Archives, cifar_archives, imagenet_archives, imagenet_file
+from diffclass.data.archives import Archive, Archives, imagenet_file
+from diffclass.data.layouts import find_layout
 
 __all__ = ["PICTURES", "SPLITS", "UNLABELLED", "Parts", "Table", "find_parts", "listed", "stratified"]
 
@@ -61,8 +62,8 @@ def find_parts(path: str | os.PathLike[str], label_column: str, image_column: st
     if not source.exists():
         raise errors.InputError(f"The data set '{path}' does not exist. Give a file, a folder, or 'digits'.")
     if source.is_dir():
-        if archives := cifar_archives(source) or imagenet_archives(source):
-            return _archive_parts(archives)
+        if layout := find_layout(source):
+            return _archive_parts(layout.archives)
         files = sorted(source.glob("*.parquet")) or sorted(source.glob("*/*.parquet"))
         return _parquet_parts(source, files, label_column, image_column) if files else _folder_parts(source)
     match source.suffix.lower():
@@ -185,11 +186,11 @@ def _npz_parts(path: Path) -> Parts:
 
 
 def _tar_parts(path: Path) -> Parts:
-    """CIFAR-10 as it is published, unpacked by nobody."""
-    if archives := cifar_archives(path):
-        return _archive_parts(archives)
+    """CIFAR-10 or CIFAR-100 as it is published, unpacked by nobody."""
+    if layout := find_layout(path):
+        return _archive_parts(layout.archives)
     raise errors.InputError(
-        f"The file '{path}' must hold CIFAR-10's python batches. Unpack any other and give the folder."
+        f"The file '{path}' must hold CIFAR's python batches. Unpack any other and give the folder."
     )
 
 
@@ -200,7 +201,8 @@ def _archive_parts(archives: Archives) -> Parts:
 def _archive_table(read: Callable[[], Archive], split: str | None) -> Table:
     """Give the pictures of a published archive their ids."""
     archive = read()
-    ids = tuple(f"{split}/{row}" if split else str(row) for row in range(len(archive.labels)))
+    rows = (f"{split}/{row}" if split else str(row) for row in range(len(archive.labels)))
+    ids = tuple(rows) if archive.ids is None else archive.ids
     return Table(ids=ids, labels=archive.labels, names=archive.names, read=archive.read)
 
 

@@ -22,6 +22,7 @@ __all__ = ["ClarkJaini", "SiftAndRefine", "SuccessiveHalving"]
 PUBLISHED = {  # (draws measured so far, classes kept)
     "aircraft": ((20, 20), (50, 10), (100, 5), (500, 1)),
     "cifar10": ((50, 5), (500, 1)),
+    "cifar100": ((20, 20), (50, 10), (100, 5), (500, 1)),
     "flowers102": ((20, 20), (50, 10), (100, 5), (500, 1)),
     "food101": ((20, 20), (50, 10), (100, 5), (500, 1)),
     "imagenet": ((50, 500), (100, 50), (500, 10), (1000, 1)),
