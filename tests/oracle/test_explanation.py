@@ -12,7 +12,7 @@ from diffclass.denoisers import Conditions, Space
 from diffclass.denoisers.analytic import GaussianDenoiser
 from diffclass.evidence import NoisedExact, Objective
 from diffclass.explain import Edit, evidence_map, watched
-from diffclass.explain.counterfactual import bring_back
+from diffclass.explain.edit import bring_back
 
 SHAPE, STD, LOW, HIGH = (1, 3, 4), 0.4, 0.05, 5.0
 SPACE = Space(channels=1, height=3, width=4, scale=1.0, offset=0.0, data_std=0.4)

@@ -17,7 +17,6 @@ from diffclass.data.images import check_images
 from diffclass.decide import Decision, DiffusionClassifier
 from diffclass.denoisers import Conditions, Denoiser
 from diffclass.errors import ConditionError, InputError, NonFiniteError, RangeError, UnsupportedModel
-from diffclass.explain.evidence_map import class_index
 from diffclass.explain.flow import (
     SOLVERS,
     Denoise,
@@ -27,10 +26,11 @@ from diffclass.explain.flow import (
     sigma_of_strength,
     strength_of_sigma,
 )
+from diffclass.explain.pixels import class_index
 from diffclass.noise import derived_key, epsilons, image_key
 from diffclass.types import Latents
 
-__all__ = ["METHODS", "STRENGTHS", "Counterfactual", "Edit", "bring_back", "counterfactual"]
+__all__ = ["METHODS", "STRENGTHS", "Counterfactual", "Edit", "bring_back", "check_target", "counterfactual"]
 
 METHODS = ("inversion", "partial")
 STRENGTHS = (0.6, 0.7, 0.8, 0.85, 0.9, 0.95)  # tried where none is given, up to the first that changes the answer
@@ -49,7 +49,8 @@ class Edit:
         method: "inversion" follows the probability flow up under the image's class and down under the other; "partial"
             adds noise once and samples back (SDEdit).
         strength: how far up, as a time of the cosine schedule in (0, 1]: at 0.5 there is as much noise as there is
-            data. None: the least of `STRENGTHS` at which the classifier answers the wanted class, or the last.
+            data. None: the least of `STRENGTHS` at which the classifier answers the wanted class by two standard
+            errors; else the least at which it does at all, or the last.
         guidance: w of (1 + w) D(class) - w D(no class), on every way; None: 1 for inversion and 3 for partial where
             the model has a condition without a class, else 0.
         n_steps: on each way.
@@ -128,6 +129,12 @@ class Counterfactual:
         return self.answers[1].label == self.to
 
     @property
+    def is_clear(self) -> bool:
+        """Whether the answer on the counterfactual leads by two standard errors."""
+        answer = self.answers[1]
+        return answer.log_odds > 2 * answer.log_odds_se
+
+    @property
     def held(self) -> bool:
         """Whether the classifier answers the image's class on the factual, as it should."""
         return self.answers[0].label == self.source
@@ -161,23 +168,34 @@ def counterfactual(
     check_images(image[None], classifier.denoiser.space.image_shape)
     edit = Edit() if edit is None else edit
     decision = classifier.classify(image[None])[0] if decision is None else decision
-    source, to = decision.leader, decision.runner_up if to is None else to
-    labels = class_index(classifier, source), class_index(classifier, to)
-    if source == to:
+    to = check_target(classifier, decision, to)
+    labels = class_index(classifier, decision.leader), class_index(classifier, to)
+    strengths = STRENGTHS if edit.strength is None else (edit.strength,)
+    found: list[Counterfactual] = []
+    for strength in strengths:
+        tried = strengths[: len(found) + 1]
+        found.append(_edited(classifier, image, labels, replace(edit, strength=strength), tried))
+        if found[-1].flipped and found[-1].is_clear:
+            break
+    best = next((one for one in found if one.flipped and one.is_clear), None)
+    best = best or next((one for one in found if one.flipped), found[-1])
+    return replace(best, tried=found[-1].tried, evaluations=found[-1].evaluations)
+
+
+def check_target(classifier: DiffusionClassifier, decision: Decision, to: str | None) -> str:
+    """Return the class that a counterfactual is to have: the one named, or the runner-up.
+
+    Raises:
+        ConditionError: it is unknown, or the one that the image has.
+    """
+    to = decision.runner_up if to is None else to
+    class_index(classifier, to)
+    if to == decision.leader:
         raise ConditionError(
-            f"A counterfactual must be of another class than the one predicted. The image is {source!r} already. "
+            f"A counterfactual must be of another class than the one predicted. The image is {to!r} already. "
             f"Name another, such as {decision.runner_up!r}."
         )
-    strengths = STRENGTHS if edit.strength is None else (edit.strength,)
-    tried: list[float] = []
-    found = None
-    for strength in strengths:
-        tried.append(strength)
-        found = _edited(classifier, image, labels, replace(edit, strength=strength), tuple(tried))
-        if found.flipped:
-            break
-    assert found is not None
-    return found
+    return to
 
 
 def _edited(

@@ -267,7 +267,7 @@ def _tested(
     return EvidenceMap(
         values=ratios.mean(axis=0),
         p_values=p_values,
-        significant=false_discovery_control(p_values, axis=None, method="bh").reshape(grid) <= fdr,
+        significant=false_discovery_control(p_values.ravel(), method="bh").reshape(grid) <= fdr,
         favoured=evidence.classes[a],
         against=evidence.classes[b],
         difference=evidence.difference(a, b),
