@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor
 
+from diffclass.bench.explaining import Plan, explain_dataset
+from diffclass.bench.referee import Referee
 from diffclass.cli import main
 from diffclass.decide import DiffusionClassifier, Exhaustive, PairedRace
 from diffclass.denoisers import Conditions
@@ -39,7 +41,9 @@ from diffclass.explain import (
     watched,
 )
 from diffclass.explain.metric import cout
-from tiny_mixture import save_mixture, save_picture
+from diffclass.explain.reference import integrated_gradients, shuffled
+from diffclass.robust.supervised import SupervisedNetwork, build_resnet
+from tiny_mixture import digits, save_mixture, save_picture
 
 SHAPE = (1, 4, 4)
 IMAGE = torch.full(SHAPE, 0.3)
@@ -70,6 +74,11 @@ class Wrapped:
 
 def classifier(denoiser: Any = None, race: Any = None) -> DiffusionClassifier:
     return DiffusionClassifier(denoiser=denoiser or Wrapped(), race=race or Exhaustive(n_draws=8, block=4))
+
+
+def judge(size: int) -> SupervisedNetwork:
+    resnet = build_resnet(1, 2, widths=(8,), depths=(1,)).eval()
+    return SupervisedNetwork(network=resnet, classes=("a", "b"), image_shape=(1, size, size), sigma=0.0, enlarge=2)
 
 
 def no_change(**settings: Any) -> Callable[[], object]:
@@ -207,6 +216,21 @@ TABLE: dict[str, tuple[Callable[[], object], type[DiffclassError], str]] = {
         ShapeError,
         "A ranking must have a number for each pixel, (4, 4). Got (5, 5).",
     ),
+    "shuffled weights of a mixture": (
+        lambda: shuffled(classifier()),
+        UnsupportedModel,
+        "Weights can be shuffled in networks of pixels alone. Got a Wrapped. Leave the check out.",
+    ),
+    "judge of other classes": (
+        lambda: Referee(judge(4), classes=("cat", "dog")),
+        ConditionError,
+        "The judge must know the classes that are judged, cat, dog. Got a, b.",
+    ),
+    "no images to explain": (
+        lambda: explain_dataset(classifier(), digits(), Plan(edits={}), limit=0),
+        RangeError,
+        "The 'limit' of explanations must be at least 1. Got 0.",
+    ),
     "curve of no steps": (
         ask(steps=0),
         RangeError,
@@ -222,6 +246,20 @@ def test_the_sentence(name: str) -> None:
         call()
     assert type(caught.value) is kind
     assert str(caught.value) == expected
+
+
+def test_a_judge_of_other_images(tmp_path: Path) -> None:
+    home = judge(16).save(tmp_path / "judge")
+    with pytest.raises(ShapeError) as caught:
+        Referee.load(home, classes=("a", "b"), shape=(1, 8, 8))
+    assert str(caught.value) == "The judge must take images of (1, 8, 8). Got one of (1, 16, 16)."
+
+
+def test_maps_of_networks_without_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "captum", None)
+    with pytest.raises(MissingExtra) as caught:
+        integrated_gradients(lambda images: images.flatten(1), IMAGE, 0)
+    assert str(caught.value) == "Maps of supervised networks need captum: pip install 'diffclass[explain]'."
 
 
 def test_ssim_without_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

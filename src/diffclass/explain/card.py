@@ -94,7 +94,7 @@ def panels(explanation: Explanation) -> tuple[tuple[str, str, np.ndarray, np.nda
     )
 
 
-def verdict_cells(explanation: Explanation, verdict: Verdict) -> tuple[str, str, str, str, str]:
+def verdict_cells(explanation: Explanation, verdict: Verdict) -> tuple[str, ...]:
     """Return a line of the table: picture, answer, log-odds with their standard error, and both probabilities."""
     shown = [
         "—" if p is None else f"{p:.1%}" for p in (verdict.probability, verdict.other_probability)
