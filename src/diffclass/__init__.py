@@ -25,13 +25,26 @@ if TYPE_CHECKING:
     )
     from diffclass.denoisers import Space, check_denoiser, fit_mixture, list_models, load
     from diffclass.evidence import Objective
+    from diffclass.explain import (
+        Counterfactual,
+        Edit,
+        EvidenceMap,
+        Explanation,
+        counterfactual,
+        evidence_map,
+        explain_image,
+    )
     from diffclass.robust import Certificate, certify
 
 __all__ = [
     "Certificate",
+    "Counterfactual",
     "Decision",
     "DiffusionClassifier",
+    "Edit",
+    "EvidenceMap",
     "Exhaustive",
+    "Explanation",
     "FirstLook",
     "MajorityVote",
     "Mean",
@@ -44,7 +57,10 @@ __all__ = [
     "__version__",
     "certify",
     "check_denoiser",
+    "counterfactual",
     "errors",
+    "evidence_map",
+    "explain_image",
     "fit_mixture",
     "list_models",
     "load",
@@ -70,6 +86,10 @@ _HOMES = {
     ),
     "diffclass.denoisers": ("Space", "check_denoiser", "fit_mixture", "list_models", "load"),
     "diffclass.evidence": ("Objective",),
+    "diffclass.explain": (
+        *("Counterfactual", "Edit", "EvidenceMap", "Explanation"),
+        *("counterfactual", "evidence_map", "explain_image"),
+    ),
     "diffclass.robust": ("Certificate", "certify"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

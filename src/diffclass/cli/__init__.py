@@ -27,6 +27,7 @@ __all__ = ["main"]
 
 _VERBS = {
     "classify": "Say what is in pictures.",
+    "explain": "Show why a picture got its answer, and what would make it another class.",
     "evaluate": "Measure accuracy, calibration and cost on a data set.",
     "certify": "Prove within which radius no change of a picture alters its label.",
     "reproduce": "Run a published experiment again, and put its figures beside yours.",

@@ -67,6 +67,13 @@ class Space:
         self._refuse_latents()
         return (pixel_shuffle(latents, self.patch) - self.offset) / self.scale
 
+    def located(self, parts: Latents) -> Float[Tensor, "batch height width"]:
+        """Add up over channels what the values of a latent stand for, where they are in the image.
+
+        The grid is that of the pixels, or of an autoencoder's latents, each of which is a square of pixels.
+        """
+        return (parts if self.latent is not None else pixel_shuffle(parts, self.patch)).sum(dim=1)
+
     def sigma_to_model(self, sigma: float) -> float:
         """Convert a noise standard deviation from image units to model units."""
         self._refuse_latents()

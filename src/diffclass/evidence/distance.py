@@ -7,7 +7,7 @@ from torch.nn.functional import smooth_l1_loss
 
 from diffclass.types import Latents
 
-__all__ = ["distance"]
+__all__ = ["distance", "distances", "total"]
 
 
 def distance(denoised: Latents, target: Latents, name: str) -> Float[Tensor, " batch"]:
@@ -18,12 +18,20 @@ def distance(denoised: Latents, target: Latents, name: str) -> Float[Tensor, " b
         target: what it should have returned.
         name: "l2" (squared), or the heuristics "l1" and "huber".
     """
+    return total(distances(denoised, target, name))
+
+
+def distances(denoised: Latents, target: Latents, name: str) -> Latents:
+    """Return what each value of a latent adds to its distance; the arguments are those of `distance`."""
     wide = torch.promote_types(torch.promote_types(denoised.dtype, target.dtype), torch.float32)
     difference = denoised.to(wide) - target.to(wide)
     if name == "l2":
-        values = difference**2
-    elif name == "l1":
-        values = difference.abs()
-    else:
-        values = smooth_l1_loss(difference, torch.zeros_like(difference), reduction="none")
-    return values.flatten(1).sum(dim=1)
+        return difference**2
+    if name == "l1":
+        return difference.abs()
+    return smooth_l1_loss(difference, torch.zeros_like(difference), reduction="none")
+
+
+def total(parts: Latents) -> Float[Tensor, " batch"]:
+    """Sum distances over each latent."""
+    return parts.flatten(1).sum(dim=1)

@@ -17,7 +17,7 @@ from torch import Tensor
 from diffclass.denoisers.protocol import Conditions, Denoiser, SharesDraws
 from diffclass.errors import ConditionError, NonFiniteError, RangeError
 from diffclass.evidence.batch import Cells, Contest, Flight, Queue, send
-from diffclass.evidence.distance import distance
+from diffclass.evidence.distance import distances, total
 from diffclass.evidence.draws import Draws
 from diffclass.evidence.evidence import Evidence
 from diffclass.evidence.foresight import Foresight
@@ -25,7 +25,7 @@ from diffclass.evidence.objective import Objective
 from diffclass.evidence.race import Race
 from diffclass.evidence.target import Clean, Target
 from diffclass.noise import epsilons, image_key
-from diffclass.types import LogJoint, Survivors
+from diffclass.types import Latents, LogJoint, Survivors
 
 __all__ = ["Engine", "Finished"]
 
@@ -74,6 +74,8 @@ class Engine:
         batch_size: cells (image, draw, class) a network call; every call has exactly this many. What the classes of a
             draw share (`SharesDraws`) is called on the draws among them.
         depth: batches under way at once; None is 2 on a GPU, which computes one while the next is packed, and else 1.
+        watch: called with the cells of every batch and what each value of a latent adds to their errors, in the order
+            of the cells; it waits for the device.
     """
 
     denoiser: Denoiser
@@ -87,6 +89,7 @@ class Engine:
     seed: int = 0
     batch_size: int = 256
     depth: int | None = None
+    watch: Callable[[Cells, Latents], None] | None = None
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
@@ -189,7 +192,10 @@ class Engine:
         denoised = self._denoise(noisy, sigmas, self.conditions[told], rows)
         of_classes = [contest.targets for contest in cells.contests if contest.targets is not None]
         wanted = torch.stack(of_classes)[owner[rows], classes] if of_classes else target[rows]
-        return Flight(cells, distance(denoised, wanted, self.objective.distance).float()[: len(cells)])
+        parts = distances(denoised, wanted, self.objective.distance)[: len(cells)]
+        if self.watch is not None:
+            self.watch(cells, parts)
+        return Flight(cells, total(parts).float())
 
     def _denoise(self, noisy: Tensor, sigmas: Tensor, conditions: Conditions, rows: Tensor) -> Tensor:
         """Denoise the cells of pairs; what all classes of a pair share is done once, if the model knows how."""
