@@ -2,7 +2,7 @@
 
 from diffclass.evidence.differentiable import DifferentiableEvidence
 from diffclass.evidence.draws import Draws
-from diffclass.evidence.engine import Engine, Finished
+from diffclass.evidence.engine import Engine, Failed, Finished, OpenRaces, Watch
 from diffclass.evidence.evidence import Evidence, PairedDifference, StandIns
 from diffclass.evidence.foresight import Foresight
 from diffclass.evidence.matrix import ErrorMatrices
@@ -33,6 +33,7 @@ __all__ = [
     "Engine",
     "ErrorMatrices",
     "Evidence",
+    "Failed",
     "Finished",
     "Foresight",
     "LikelihoodWeight",
@@ -42,6 +43,7 @@ __all__ = [
     "NoisedConditional",
     "NoisedExact",
     "Objective",
+    "OpenRaces",
     "PairedDifference",
     "Proposal",
     "Race",
@@ -51,6 +53,7 @@ __all__ = [
     "TabulatedWeight",
     "Target",
     "UniformTimeWeight",
+    "Watch",
     "Weight",
     "as_table",
 ]
