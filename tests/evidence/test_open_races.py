@@ -1,5 +1,7 @@
 """Races that start while others run, are watched, are given up, or break: none of it shows in another race."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -98,25 +100,30 @@ def test_nothing_is_measured_of_a_race_that_left() -> None:
     assert Counting.cells - before == 16 + 64 * 4  # the batch that was under way, and the other race
 
 
-def test_a_race_is_watched_at_every_look() -> None:
-    seen: list[tuple[int, np.ndarray, float]] = []
-
-    def watch(evidence: Evidence, survivors: np.ndarray) -> None:
-        leader = evidence.leader()
-        rival = next(c for c in range(4) if c != leader)
-        seen.append((evidence.n_draws, survivors, evidence.difference(leader, rival).se))
-
-    races = engine().open()
-    races.enter(7, torch.full(SHAPE, 0.45), watch)  # near all classes alike: a long race
+@pytest.mark.parametrize("batch_size", [5, 16, 1000])
+def test_a_race_is_watched_draw_by_draw(batch_size: int) -> None:
+    """Draws come in as batches do, classes leave at planned looks, and intervals narrow."""
+    seen: list[tuple[Evidence, np.ndarray]] = []
+    races = engine(batch_size=batch_size).open()
+    races.enter(7, torch.full(SHAPE, 0.45), lambda *new: seen.append(new))  # near all classes alike: a long race
     finished = drain(races)[7]
     assert isinstance(finished, Finished)
-    draws = [n for n, _, _ in seen]
     planned = [n * RACE.block for n in RACE.looks if n * RACE.block < finished.evidence.n_draws]
-    assert draws == planned
-    assert len(draws) >= 2
-    for (_, before, _), (_, after, _) in zip(seen, seen[1:], strict=False):
-        assert (after <= before).all()
-    assert seen[-1][2] < seen[0][2]
+    assert {evidence.n_draws for evidence, _ in seen} >= set(planned)
+    assert (len(seen) > 2 * len(planned)) == (batch_size < 100)
+    for evidence, survivors in seen:
+        n = evidence.n_draws
+        np.testing.assert_array_equal(evidence.errors[:n][:, survivors], finished.evidence.errors[:n][:, survivors])
+        assert np.isnan(evidence.errors[n:]).all()
+        assert survivors[evidence.leader()]
+    for (before, stayed), (after, stay) in pairwise(seen):
+        assert (after.n_draws, -stay.sum()) > (before.n_draws, -stayed.sum())
+        assert (stay <= stayed).all()
+        assert after.n_draws in planned or (stay == stayed).all()
+    first, last = (seen[i][0] for i in (0, -1))
+    leader = last.leader()
+    rival = next(c for c in np.flatnonzero(last.alive).tolist() if c != leader)
+    assert last.difference(leader, rival).se < first.difference(leader, rival).se
 
 
 def test_a_race_that_breaks_takes_no_other_with_it() -> None:

@@ -32,6 +32,7 @@ _VERBS = {
     "attack": "Search for small changes of pictures that fool a model.",
     "calibrate": "Learn from labelled images when to stop and how sure to be.",
     "demo": "Classify pictures that are on this computer already, and draw why.",
+    "web": "Serve a page to classify pictures on, and a JSON API.",
     "fit": "Make a small exact model of a data set, in seconds to minutes, without training.",
     "train": "Train a network from scratch by a recipe.",
     "baseline": "Train a small supervised network, to certify beside diffusion classifiers.",

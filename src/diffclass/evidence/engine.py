@@ -8,7 +8,7 @@ caller when races start, are given up, and when the network is called.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import numpy as np
@@ -30,7 +30,7 @@ from diffclass.types import LogJoint, Survivors
 
 __all__ = ["Engine", "Failed", "Finished", "OpenRaces", "Watch"]
 
-Watch = Callable[[Evidence, Survivors], None]  # called after a look that does not end a race
+Watch = Callable[[Evidence, Survivors], None]  # told what is known of a race that goes on, and which classes are in it
 
 
 @final
@@ -277,7 +277,8 @@ class OpenRaces:
         self.engine, self._span = engine, engine.sigma_range()
         self._depth = engine.depth or (2 if engine.denoiser.device.type == "cuda" else 1)
         self._queue, self._flights = Queue(), deque[Flight]()
-        self._races: dict[int, tuple[Contest, Watch | None]] = {}
+        self._races: dict[int, Contest] = {}
+        self._watches: dict[int, tuple[Watch, tuple[int, int]]] = {}  # and the draws and classes last shown
 
     def __len__(self) -> int:
         return len(self._races)
@@ -293,21 +294,24 @@ class OpenRaces:
         Args:
             index: by which its outcome and `leave` name it, of no other race that is open.
             image: in [0, 1].
-            watch: called with the evidence and the classes that go on, after every look but the last. The evidence
-                goes on growing: what is kept of it must be copied.
+            watch: called whenever all classes in the race have seen further draws, and when some have left: with the
+                evidence of these draws, and the classes that go on.
         """
         if index in self._races:
             raise InputError(f"Races that are open must have different indices. Got {index} twice.")
         contest = self.engine._enter(index, image, self._span)
-        self._races[index] = contest, watch
+        self._races[index] = contest
+        if watch is not None:
+            self._watches[index] = watch, (0, 0)
         self._ask(contest)
 
     def leave(self, index: int) -> bool:
         """Give a race up: none of its cells is measured from here on. Tell whether it was open."""
-        found = self._races.pop(index, None)
-        if found is not None:
-            self._queue.drop(found[0])
-        return found is not None
+        contest = self._races.pop(index, None)
+        self._watches.pop(index, None)
+        if contest is not None:
+            self._queue.drop(contest)
+        return contest is not None
 
     def step(self) -> list[Finished | Failed]:
         """Call the network once at most, and return the races that end by it."""
@@ -336,22 +340,30 @@ class OpenRaces:
                 error = self.engine._fault(contest, int(cells.draws[cell]), int(cells.classes[cell]))
                 self.leave(contest.index)
                 ended.append(Failed(index=contest.index, error=error))
-        for contest in cells.contests:
-            if self._is_open(contest) and contest.pending == 0 and not self.engine._let_in(contest, self._queue):
+        for contest in filter(self._is_open, cells.contests):
+            if contest.pending == 0 and not self.engine._let_in(contest, self._queue):
                 finished = self.engine._judge(contest)
-                if finished is None:
-                    self._show(contest)
-                    self._ask(contest)
-                else:
+                if finished is not None:
                     del self._races[contest.index]
+                    self._watches.pop(contest.index, None)
                     ended.append(finished)
+                    continue
+                self._ask(contest)
+            self._show(contest)
         return ended
 
     def _is_open(self, contest: Contest) -> bool:
-        return contest.index in self._races and self._races[contest.index][0] is contest
+        return self._races.get(contest.index) is contest
 
     def _show(self, contest: Contest) -> None:
-        """Tell who watches a race what its last look found."""
-        watch = self._races[contest.index][1]
-        if watch is not None:
-            watch(self.engine._evidence(contest), contest.alive.copy())
+        """Tell who watches a race what is new, if something is."""
+        if contest.index not in self._watches:
+            return
+        watch, shown = self._watches[contest.index]
+        n = int(np.isfinite(contest.errors[:, contest.alive]).all(axis=1).sum())
+        new = (n, int(contest.alive.sum()))
+        if n and new != shown:
+            self._watches[contest.index] = watch, new
+            errors = contest.errors.copy()
+            errors[n:] = np.nan
+            watch(replace(self.engine._evidence(contest), errors=errors), contest.alive.copy())
