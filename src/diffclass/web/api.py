@@ -1,7 +1,7 @@
 """The JSON API: what can be asked, under /api/v1."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -71,7 +71,7 @@ class EventStream(Response):
         events: encoded.
     """
 
-    def __init__(self, events: AsyncIterator[bytes]) -> None:
+    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
         super().__init__(media_type="text/event-stream")
         del self.headers["content-length"]
         self._events = events
@@ -79,7 +79,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events as they come."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async with aclosing(self._events) as events:  # pyright: ignore[reportArgumentType]
+        async with aclosing(self._events) as events:
             async for one in events:
                 await send({"type": "http.response.body", "body": one, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
@@ -89,7 +89,9 @@ def build_router(desk: Desk) -> APIRouter:
     """Return the routes of one server."""
     router = APIRouter(prefix="/api/v1", responses=_PROBLEMS)
     _add_facts(router, desk)
-    _add_work(router, desk)
+    _add_classify(router, desk)
+    _add_certify(router, desk)
+    _add_explain(router, desk)
     return router
 
 
@@ -119,8 +121,8 @@ def _add_facts(router: APIRouter, desk: Desk) -> None:
         return Response(find_sample(name).content, media_type="image/png")
 
 
-def _add_work(router: APIRouter, desk: Desk) -> None:
-    """Add what the models work for."""
+def _add_classify(router: APIRouter, desk: Desk) -> None:
+    """Add answers."""
 
     @router.post("/classify", summary="Say what is in a picture.", openapi_extra=_PICTURE,
                  description=f"{_EVENTS}`picture`, `look` as the race goes on, `answer` or `error`.")  # fmt: skip
@@ -141,6 +143,10 @@ def _add_work(router: APIRouter, desk: Desk) -> None:
             return await _respond(desk, request, job, place, prepared, kind="answer", tell=tell)
 
         return await _placed(desk, "race", begin)
+
+
+def _add_certify(router: APIRouter, desk: Desk) -> None:
+    """Add certificates."""
 
     @router.post("/certify", summary="Prove within which radius no change of a picture alters its label.",
                  openapi_extra=_PICTURE,
@@ -167,6 +173,10 @@ def _add_work(router: APIRouter, desk: Desk) -> None:
             return await _respond(desk, request, job, place, prepared, kind="certificate", tell=tell)
 
         return await _placed(desk, "steps", begin)
+
+
+def _add_explain(router: APIRouter, desk: Desk) -> None:
+    """Add explanations."""
 
     @router.post("/explain", summary="Show why a picture gets its label.", openapi_extra=_PICTURE,
                  responses={501: {"description": "This installation cannot explain."}})  # fmt: skip
@@ -232,9 +242,9 @@ def _wants_events(request: Request) -> bool:
 
 async def _events(
     desk: Desk, request: Request, job: Job, place: Place, prepared: Prepared, kind: str, tell: Tell
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Encode what happens to a job."""
-    async with aclosing(desk.follow(request, job, place)) as following:  # pyright: ignore[reportArgumentType]
+    async with aclosing(desk.follow(request, job, place)) as following:
         try:
             yield event("picture", seen(prepared))
             async for what, data in following:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
 from functools import partial
 from math import ceil
@@ -23,7 +23,7 @@ from diffclass.web.samples import find_sample
 from diffclass.web.telling import progress_row
 from diffclass.web.worker import Job, Worker
 
-__all__ = ["ClientGone", "Desk", "Place"]
+__all__ = ["ClientGone", "Desk", "Place", "certificate_steps", "seen"]
 
 _CHUNK = 128  # noisy copies between two reports
 _EVERY = 0.1  # [seconds] between two reports
@@ -134,7 +134,7 @@ class Desk:
         work = partial(open_picture, content, shape, self.limits, resize=resize, convert=convert)
         return await to_thread.run_sync(work, limiter=self._decoders)
 
-    async def follow(self, request: Request, job: Job, place: Place) -> AsyncIterator[tuple[str, Any]]:
+    async def follow(self, request: Request, job: Job, place: Place) -> AsyncGenerator[tuple[str, Any], None]:
         """Yield a job's events to the last; cancel it as soon as nobody waits for it.
 
         Raises:

@@ -8,6 +8,7 @@ from typing import Any, final
 
 from diffclass.decide.classifier import DiffusionClassifier
 from diffclass.denoisers import Denoiser, load
+from diffclass.denoisers.card import ModelCard
 from diffclass.denoisers.catalogue import list_models, read_card
 from diffclass.errors import ConditionError, ModelError, WeightsMissing
 
@@ -34,7 +35,7 @@ class Offer:
 
     Args:
         models: bundled names, directories or hub ids; all bundled ones if there are none. Those that are not bundled
-            are loaded at once, so that a mistake is told before anything is served.
+            are loaded at once, so that a mistake is told before anything is served. Or denoisers by name.
         device: "auto", "cpu", "cuda", ...
         dtype: of networks.
         seed: of the noise.
@@ -46,29 +47,35 @@ class Offer:
 
     def __init__(
         self,
-        models: Sequence[str] = (),
+        models: Sequence[str] | Mapping[str, Denoiser] = (),
         *,
         device: str = "auto",
         dtype: str = "auto",
         seed: int = 0,
         batch_size: int | None = None,
     ) -> None:
-        self._options, self._seed, self._batch_size = {"device": device, "dtype": dtype}, seed, batch_size
+        self._device, self._dtype, self._seed, self._batch_size = device, dtype, seed, batch_size
         cards = {card.name: card for card in list_models()}
         self._models: dict[str, _Offered] = {}
         self._classifiers: dict[tuple[str, tuple[str, ...]], DiffusionClassifier] = {}
         self._lock = threading.Lock()
-        for source in models or cards:
-            if source in cards:
-                self._models[source] = _Offered(source, _facts(cards[source]))
-            else:
-                offered = _Offered(source, {})
-                offered.denoiser = load(source, **self._options)
-                name = self._free_name(Path(source).name)
-                offered.facts = {**_own_facts(source, offered.denoiser), "name": name}
-                self._models[name] = offered
+        if isinstance(models, Mapping):
+            self._models = {name: _Offered(name, _own_facts(name, model), model) for name, model in models.items()}
+        else:
+            for source in models or cards:
+                self._add(source, cards)
         if not self._models:
             raise WeightsMissing("This installation has no models in it. Name one of your own with --model.")
+
+    def _add(self, source: str, cards: Mapping[str, ModelCard]) -> None:
+        if source in cards:
+            self._models[source] = _Offered(source, _facts(cards[source]))
+            return
+        denoiser, name = self._load(source), self._free_name(Path(source).name)
+        self._models[name] = _Offered(source, {**_own_facts(source, denoiser), "name": name}, denoiser)
+
+    def _load(self, source: str) -> Denoiser:
+        return load(source, device=self._device, dtype=self._dtype)
 
     def _free_name(self, name: str) -> str:
         """Tell models apart whose directories have one name: where they are is nobody's business."""
@@ -103,7 +110,7 @@ class Offer:
     def _build(self, offered: _Offered, labels: tuple[str, ...]) -> DiffusionClassifier:
         with offered.lock:
             if offered.denoiser is None:
-                offered.denoiser = load(offered.source, **self._options)
+                offered.denoiser = self._load(offered.source)
             denoiser = offered.denoiser
             unknown = [label for label in labels if denoiser.classes and label not in denoiser.classes]
             if unknown:
@@ -115,7 +122,7 @@ class Offer:
             return replace(classifier, batch_size=self._batch_size or most)
 
 
-def _facts(card: Any) -> dict[str, Any]:
+def _facts(card: ModelCard) -> dict[str, Any]:
     """Return what a card says, without where it lies."""
     return {
         "name": card.name,

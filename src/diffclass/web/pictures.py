@@ -38,6 +38,8 @@ def open_picture(
             image = Image.open(BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise InputError(f"{name} must be a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file.") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name} has many more than the {limits.pixels:,} pixels it may have. Shrink it.") from error
     except Exception as error:
         reason = str(error).strip().rstrip(".") or type(error).__name__
         raise InputError(f"{name} is damaged and cannot be decoded: {reason}.") from error

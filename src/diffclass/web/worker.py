@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffclass.decide.classifier import DiffusionClassifier
 from diffclass.errors import DiffclassError
-from diffclass.evidence import Failed, OpenRaces, Watch
+from diffclass.evidence import Failed, Finished, OpenRaces, Watch
 
 __all__ = ["Job", "Steps", "Worker"]
 
@@ -81,11 +81,19 @@ class _Line:
             else:
                 self.jobs[self._index] = job
         for outcome in self.races.step():
-            job = self.jobs.pop(outcome.index)
-            if isinstance(outcome, Failed):
-                job.end("failed", outcome.error)
-            else:
-                job.end("done", self.classifier.decide(outcome))
+            self._end(self.jobs.pop(outcome.index), outcome)
+
+    def _end(self, job: Job, outcome: Finished | Failed) -> None:
+        if isinstance(outcome, Failed):
+            job.end("failed", outcome.error)
+            return
+        try:
+            decision = self.classifier.decide(outcome)
+        except Exception as error:
+            _report(error)
+            job.end("failed", error)
+        else:
+            job.end("done", decision)
 
     def fail(self, error: Exception) -> None:
         """Tell everyone who waits that it went wrong."""

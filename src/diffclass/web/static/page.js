@@ -23,8 +23,8 @@ function complain(error) {
 
 // Choosing
 
-function choose(body, sample, address, text, tiny) {
-  Object.assign(state, { body, sample, address });
+function choose(body, sample, address, text, tiny, truth = null) {
+  Object.assign(state, { body, sample, address, truth });
   const preview = $("preview");
   preview.src = address;
   preview.alt = text;
@@ -96,7 +96,7 @@ function asking() {
   const parameters = new URLSearchParams({ model: $("model").value, convert: "true" });
   for (const label of chosenLabels()) parameters.append("label", label);
   if (state.sample) parameters.set("sample", state.sample);
-  return { parameters, body: state.sample ? null : state.body, address: state.address, tiny: $("preview").classList.contains("tiny") };
+  return { parameters, body: state.sample ? null : state.body, address: state.address, truth: state.truth, tiny: $("preview").classList.contains("tiny") };
 }
 
 function further(path, more, signal, tell) {
@@ -130,7 +130,7 @@ async function run(button, stop, work) {
 async function classify(signal) {
   const states = [];
   let ended = false, failed = null, seen = null;
-  for (const id of ["answer", "safety", "why", "votes-box"]) show(id, false);
+  for (const id of ["answer", "safety", "why", "votes-box", "start"]) show(id, false);
   for (const kind of ["certify", "explain"]) state.running[kind]?.abort();
   race.clear();
   $("race-state").textContent = model().loaded ? "Waiting for a place in a batch …" : "Loading the model …";
@@ -168,10 +168,11 @@ function showAnswer(answer, seen, asked) {
   show("answer");
   $("original").src = asked.address;
   $("original").classList.toggle("tiny", asked.tiny);
-  show("seen-box", Boolean(seen.png));
+  show("seen-box", Boolean(seen.png) && seen.changes.length > 0);
   if (seen.png) $("seen").src = seen.png;
   $("seen").classList.add("tiny");
-  $("seen-text").textContent = `as the model sees it, ${seen.width} × ${seen.height}` + (seen.changes.length ? ` (${seen.changes.join("; ")})` : "");
+  $("original-text").textContent = asked.truth ? `labelled ${asked.truth}` : "the picture";
+  $("seen-text").textContent = `as the model sees it: ${seen.changes.join("; ")}`;
   $("label").textContent = answer.label ?? `undecided: ${answer.survivors.join(" or ")}`;
   $("label").classList.toggle("none", answer.label === null);
   const calibrated = answer.probability !== null;
@@ -287,7 +288,7 @@ async function addSample({ name, truth, model: fits }) {
   image.src = await picture(`samples/${name}`);
   button.addEventListener("click", () => {
     if (fits && fits !== $("model").value && !model().classes.includes(truth)) { $("model").value = fits; tellModel(); }
-    choose(null, name, image.src, `sample: ${truth}`, image.naturalWidth < 64);
+    choose(null, name, image.src, `sample: ${truth}`, image.naturalWidth < 64, truth);
   });
 }
 

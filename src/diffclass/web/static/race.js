@@ -39,6 +39,8 @@ export class Race {
     const low = bend(Math.min(-3, ...shown.map((name) => ends(name)[0])));
     const high = Math.max(0.35, ...shown.map((name) => bend(ends(name)[1])));
     const place = (x) => `${(100 * (bend(x) - low)) / (high - low)}%`;
+    const widest = Math.max(...shown.map((name) => name.length));
+    for (const part of [this.box, this.axis]) part.style.setProperty("--names", `${Math.max(2, Math.min(widest, 24)) + 0.5}ch`);
     this.box.style.height = `calc(${shown.length} * var(--lane))`;
     for (const [name, lane] of this.lanes) if (!shown.includes(name)) { lane.remove(); this.lanes.delete(name); }
     shown.forEach((name, rank) => this.draw(name, rank, { leader, alive, odds, ends, place }));
