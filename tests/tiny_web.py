@@ -1,11 +1,13 @@
 """Servers for tests: tiny models, one slow one, and a real port."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from diffclass.web import Address, Limits, Offer, create_app
 from tiny_mixture import digits, tiny_mixture
 
 SHAPE = (1, 8, 8)
+FREED = 2.0  # [seconds] in which the work of a client that hung up must be gone
 
 
 class Slow(GaussianDenoiser.__mro__[0]):  # type: ignore[misc,name-defined]
@@ -82,3 +85,15 @@ def until(condition: Any, seconds: float = 2.0) -> bool:
             return True
         time.sleep(0.02)
     return bool(condition())
+
+
+def health(url: str) -> dict[str, Any]:
+    """What a server has in hand."""
+    with urlopen(f"{url}/healthz", timeout=10) as response:
+        return json.loads(response.read())
+
+
+def idle(url: str) -> bool:
+    """Whether it has nothing in hand."""
+    found = health(url)
+    return found["pictures"] == found["certificates"] == found["working"] == 0

@@ -1,7 +1,6 @@
 """More than a server takes, clients that hang up, and work that breaks: the next one is served all the same."""
 
 import asyncio
-import json
 import socket
 import threading
 from collections.abc import Generator, Iterator
@@ -9,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 import pytest
 import torch
@@ -19,25 +17,13 @@ from diffclass.decide import DiffusionClassifier, Exhaustive
 from diffclass.web import Limits
 from diffclass.web.worker import Job, Worker
 from tiny_mixture import tiny_mixture
-from tiny_web import SHAPE, Slow, client_of, png, serving, tiny_app, until
-
-FREED = 2.0  # [seconds] in which the work of a client that hung up must be gone
+from tiny_web import FREED, SHAPE, Slow, client_of, health, idle, png, serving, tiny_app, until
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     with serving(tiny_app(Limits(waiting=3, certificates=2))) as url:
         yield url
-
-
-def health(url: str) -> dict[str, Any]:
-    with urlopen(f"{url}/healthz", timeout=10) as response:
-        return json.loads(response.read())
-
-
-def idle(url: str) -> bool:
-    found = health(url)
-    return found["pictures"] == found["certificates"] == found["working"] == 0
 
 
 def hang_on(url: str, path: str, *, accept: str = "application/json", body: bytes | None = None) -> socket.socket:

@@ -64,7 +64,7 @@ function tellModel() {
   const one = model();
   const found = one.accuracy;
   const facts = [one.description];
-  if (found) facts.push(`Accuracy ${(100 * found.value).toFixed(1)}% (${(100 * found.low).toFixed(1)} to ${(100 * found.high).toFixed(1)}) of ${number(found.n)} ${found.split} pictures.`);
+  if (found) facts.push(`Accuracy ${(100 * found.value).toFixed(1)}% (${(100 * found.low).toFixed(1)} to ${(100 * found.high).toFixed(1)}) of ${number(found.n)} pictures (${found.split}).`);
   $("about").textContent = facts.filter(Boolean).join(" ");
   show("words-box", !one.classes.length);
   show("labels", one.classes.length > 0);
@@ -107,10 +107,10 @@ function further(path, more, signal, tell) {
 
 /** Run one kind of request at a time; its stop button hangs up, which frees the server. */
 async function run(button, stop, work) {
-  state.running[button]?.abort();
+  if ($(button).ariaDisabled === "true") return; // not disabled: it would lose the keyboard's focus
   const hangUp = new AbortController();
   state.running[button] = hangUp;
-  $(button).disabled = true;
+  $(button).ariaDisabled = "true";
   $(stop).onclick = () => hangUp.abort();
   show(stop);
   complain(null);
@@ -120,8 +120,9 @@ async function run(button, stop, work) {
     if (error.name !== "AbortError") complain(error);
     else work.stopped?.();
   } finally {
+    if (document.activeElement === $(stop)) $(button).focus();
     show(stop, false);
-    $(button).disabled = false;
+    $(button).ariaDisabled = "false";
   }
 }
 
@@ -133,6 +134,7 @@ async function classify(signal) {
   for (const id of ["answer", "safety", "why", "votes-box", "start"]) show(id, false);
   for (const kind of ["certify", "explain"]) state.running[kind]?.abort();
   race.clear();
+  if ($("race").getBoundingClientRect().top > innerHeight * 0.7) $("found").scrollIntoView({ behavior: still.matches ? "auto" : "smooth" });
   $("race-state").textContent = model().loaded ? "Waiting for a place in a batch …" : "Loading the model …";
   const asked = asking(), used = model();
   const talking = follow("classify", asked.parameters, asked.body, signal, (kind, data) => {
@@ -245,17 +247,20 @@ async function explain(signal) {
   $("explain-state").textContent = "Working …";
   await further("explain", {}, signal, (kind, data) => {
     if (kind === "explanation") showReasons(data);
-  }).finally(() => { $("explain-state").textContent = ""; });
+  });
 }
 explain.stopped = () => { $("explain-state").textContent = "Stopped."; };
 
 function showReasons({ pictures = [], text = "" }) {
   $("explain-state").textContent = text;
-  $("reasons").replaceChildren(...pictures.map(({ png, caption }) => {
-    const figure = document.createElement("figure"), image = document.createElement("img"), words = document.createElement("figcaption");
-    Object.assign(image, { src: png, alt: caption, className: "tiny" });
-    words.textContent = caption;
-    figure.append(image, words);
+  $("reasons").replaceChildren(...pictures.map(({ heading, note, png, over }) => {
+    const figure = document.createElement("figure"), stack = document.createElement("div"), words = document.createElement("figcaption");
+    stack.className = over ? "stack faint" : "stack";
+    for (const [source, alt] of [[png, heading], [over, ""]]) {
+      if (source) stack.append(Object.assign(document.createElement("img"), { src: source, alt, className: "tiny" }));
+    }
+    words.append(Object.assign(document.createElement("strong"), { textContent: heading }), document.createElement("br"), note);
+    figure.append(stack, words);
     return figure;
   }));
 }
