@@ -1,12 +1,14 @@
 """Servers for tests: tiny models, one slow one, and a real port."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import numpy as np
@@ -97,3 +99,19 @@ def idle(url: str) -> bool:
     """Whether it has nothing in hand."""
     found = health(url)
     return found["pictures"] == found["certificates"] == found["working"] == 0
+
+
+def hang_on(url: str, path: str, *, accept: str = "application/json", body: bytes | None = None) -> socket.socket:
+    """Send a request and do not wait for the answer."""
+    place = urlsplit(url)
+    connection = socket.create_connection((place.hostname, place.port), timeout=10)
+    body = png() if body is None else body
+    head = f"POST /api/v1/{path} HTTP/1.1\r\nHost: {place.netloc}\r\nAccept: {accept}\r\nConnection: close\r\n"
+    connection.sendall(f"{head}Content-Length: {len(png())}\r\n\r\n".encode() + body)
+    return connection
+
+
+def answer_to(url: str, path: str, body: bytes | None = None) -> str:
+    """Send a request and return everything that comes back."""
+    with hang_on(url, path, body=body) as connection:
+        return b"".join(iter(lambda: connection.recv(4096), b"")).decode()

@@ -1,13 +1,11 @@
 """More than a server takes, clients that hang up, and work that breaks: the next one is served all the same."""
 
 import asyncio
-import socket
 import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import torch
@@ -17,29 +15,13 @@ from diffclass.decide import DiffusionClassifier, Exhaustive
 from diffclass.web import Limits
 from diffclass.web.worker import Job, Worker
 from tiny_mixture import tiny_mixture
-from tiny_web import FREED, SHAPE, Slow, client_of, health, idle, png, serving, tiny_app, until
+from tiny_web import FREED, SHAPE, Slow, answer_to, client_of, hang_on, health, idle, png, serving, tiny_app, until
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     with serving(tiny_app(Limits(waiting=3, certificates=2))) as url:
         yield url
-
-
-def hang_on(url: str, path: str, *, accept: str = "application/json", body: bytes | None = None) -> socket.socket:
-    """Send a request and do not wait for the answer."""
-    place = urlsplit(url)
-    connection = socket.create_connection((place.hostname, place.port), timeout=10)
-    body = png() if body is None else body
-    head = f"POST /api/v1/{path} HTTP/1.1\r\nHost: {place.netloc}\r\nAccept: {accept}\r\nConnection: close\r\n"
-    connection.sendall(f"{head}Content-Length: {len(png())}\r\n\r\n".encode() + body)
-    return connection
-
-
-def answer_to(url: str, path: str, body: bytes | None = None) -> str:
-    """Send a request and return everything that comes back."""
-    with hang_on(url, path, body=body) as connection:
-        return b"".join(iter(lambda: connection.recv(4096), b"")).decode()
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
@@ -142,7 +124,7 @@ def test_work_that_raises_ends_and_the_worker_goes_on() -> None:
     assert race(worker, broken, torch.full(SHAPE, 0.5))[0] == "failed"
     assert race(worker, classifier, torch.full((1, 9, 9), 0.5))[0] == "failed"
     assert race(worker, classifier, torch.full(SHAPE, 0.5))[0] == "done"
-    assert worker.load == 0
+    assert until(lambda: worker.load == 0)
     worker.close(5.0)
 
 

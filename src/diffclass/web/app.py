@@ -1,6 +1,5 @@
 """The application: the API, the page, and errors as one sentence."""
 
-import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -29,7 +28,6 @@ _PAGE = {
     "/talk.js": ("talk.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-_LOG = logging.getLogger("diffclass")
 
 
 def create_app(
@@ -108,7 +106,6 @@ def _add_errors(app: FastAPI, desk: Desk) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
-        _LOG.error("a request met an error", exc_info=error)
         return JSONResponse({"error": "Something went wrong in the server; its log says what."}, status_code=500)
 
 
