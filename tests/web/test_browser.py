@@ -114,7 +114,9 @@ def test_a_certificate_is_made(page: Any) -> None:
     page.select_option("#sigma", "0.12")
     page.click("#certify")
     page.wait_for_selector("#proof.proved")
-    assert page.inner_text("#proof").startswith(f"The label {label} holds for every change of size below 0.")
+    assert page.inner_text("#proof").startswith(
+        f"The label of the vote, {label}, holds for every change of size below 0."
+    )
 
 
 def test_a_certificate_is_stopped_half_way(page: Any, server: str) -> None:

@@ -2,7 +2,7 @@
 
 from diffclass.evidence.differentiable import DifferentiableEvidence
 from diffclass.evidence.draws import Draws
-from diffclass.evidence.engine import Engine, Failed, Finished, OpenRaces, Watch
+from diffclass.evidence.engine import Engine, Failed, Finished, Follow, OpenRaces
 from diffclass.evidence.evidence import Evidence, PairedDifference, StandIns
 from diffclass.evidence.foresight import Foresight
 from diffclass.evidence.matrix import ErrorMatrices
@@ -35,6 +35,7 @@ __all__ = [
     "Evidence",
     "Failed",
     "Finished",
+    "Follow",
     "Foresight",
     "LikelihoodWeight",
     "LogNormal",
@@ -53,7 +54,6 @@ __all__ = [
     "TabulatedWeight",
     "Target",
     "UniformTimeWeight",
-    "Watch",
     "Weight",
     "as_table",
 ]

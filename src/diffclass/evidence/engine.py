@@ -28,9 +28,9 @@ from diffclass.evidence.target import Clean, Target
 from diffclass.noise import epsilons, image_key
 from diffclass.types import LogJoint, Survivors
 
-__all__ = ["Engine", "Failed", "Finished", "OpenRaces", "Watch"]
+__all__ = ["Engine", "Failed", "Finished", "Follow", "OpenRaces"]
 
-Watch = Callable[[Evidence, Survivors], None]  # told what is known of a race that goes on, and which classes are in it
+Follow = Callable[[Evidence, Survivors], None]  # told what is known of a race that goes on, and which classes are in it
 
 
 @final
@@ -278,7 +278,7 @@ class OpenRaces:
         self._depth = engine.depth or (2 if engine.denoiser.device.type == "cuda" else 1)
         self._queue, self._flights = Queue(), deque[Flight]()
         self._races: dict[int, Contest] = {}
-        self._watches: dict[int, tuple[Watch, tuple[int, int]]] = {}  # and the draws and classes last shown
+        self._followed: dict[int, tuple[Follow, tuple[int, int]]] = {}  # and the draws and classes last shown
 
     def __len__(self) -> int:
         return len(self._races)
@@ -288,27 +288,27 @@ class OpenRaces:
         """Whether the next batch has room for another race."""
         return len(self._queue) < self.engine.batch_size
 
-    def enter(self, index: int, image: Tensor, watch: Watch | None = None) -> None:
+    def enter(self, index: int, image: Tensor, follow: Follow | None = None) -> None:
         """Start a race.
 
         Args:
             index: by which its outcome and `leave` name it, of no other race that is open.
             image: in [0, 1].
-            watch: called whenever all classes in the race have seen further draws, and when some have left: with the
+            follow: called whenever all classes in the race have seen further draws, and when some have left: with the
                 evidence of these draws, and the classes that go on.
         """
         if index in self._races:
             raise InputError(f"Races that are open must have different indices. Got {index} twice.")
         contest = self.engine._enter(index, image, self._span)
         self._races[index] = contest
-        if watch is not None:
-            self._watches[index] = watch, (0, 0)
+        if follow is not None:
+            self._followed[index] = follow, (0, 0)
         self._ask(contest)
 
     def leave(self, index: int) -> bool:
         """Give a race up: none of its cells is measured from here on. Tell whether it was open."""
         contest = self._races.pop(index, None)
-        self._watches.pop(index, None)
+        self._followed.pop(index, None)
         if contest is not None:
             self._queue.drop(contest)
         return contest is not None
@@ -345,7 +345,7 @@ class OpenRaces:
                 finished = self.engine._judge(contest)
                 if finished is not None:
                     del self._races[contest.index]
-                    self._watches.pop(contest.index, None)
+                    self._followed.pop(contest.index, None)
                     ended.append(finished)
                     continue
                 self._ask(contest)
@@ -356,14 +356,14 @@ class OpenRaces:
         return self._races.get(contest.index) is contest
 
     def _show(self, contest: Contest) -> None:
-        """Tell who watches a race what is new, if something is."""
-        if contest.index not in self._watches:
+        """Tell who follows a race what is new, if something is."""
+        if contest.index not in self._followed:
             return
-        watch, shown = self._watches[contest.index]
+        follow, shown = self._followed[contest.index]
         n = int(np.isfinite(contest.errors[:, contest.alive]).all(axis=1).sum())
         new = (n, int(contest.alive.sum()))
         if n and new != shown:
-            self._watches[contest.index] = watch, new
+            self._followed[contest.index] = follow, new
             errors = contest.errors.copy()
             errors[n:] = np.nan
-            watch(replace(self.engine._evidence(contest), errors=errors), contest.alive.copy())
+            follow(replace(self.engine._evidence(contest), errors=errors), contest.alive.copy())

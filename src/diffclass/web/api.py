@@ -135,10 +135,10 @@ def _add_classify(router: APIRouter, desk: Desk) -> None:
             classifier, prepared = await _prepare(desk, request, model, labels, sample, resize, convert)
             job = Job()
 
-            def watch(evidence: Evidence, survivors: np.ndarray) -> None:
+            def follow(evidence: Evidence, survivors: np.ndarray) -> None:
                 job.tell("look", look_row(evidence, survivors))
 
-            desk.worker.race(classifier, prepared.image, job, watch if _wants_events(request) else None)
+            desk.worker.race(classifier, prepared.image, job, follow if _wants_events(request) else None)
             tell = partial(answer_row, classifier=classifier, prepared=prepared, model=model, started=started)
             return await _respond(desk, request, job, place, prepared, kind="answer", tell=tell)
 

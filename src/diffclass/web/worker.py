@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffclass.decide.classifier import DiffusionClassifier
 from diffclass.errors import DiffclassError
-from diffclass.evidence import Failed, Finished, OpenRaces, Watch
+from diffclass.evidence import Failed, Finished, Follow, OpenRaces
 
 __all__ = ["Job", "Steps", "Worker"]
 
@@ -54,7 +54,7 @@ class _Line:
 
     def __init__(self, classifier: DiffusionClassifier) -> None:
         self.classifier, self.races = classifier, OpenRaces(classifier.engine())
-        self.waiting: deque[tuple[Job, Tensor, Watch | None]] = deque()
+        self.waiting: deque[tuple[Job, Tensor, Follow | None]] = deque()
         self.jobs: dict[int, Job] = {}
         self._index = 0
 
@@ -72,10 +72,10 @@ class _Line:
     def step(self) -> None:
         """Let pictures in while the next batch has room, and call the network once."""
         while self.waiting and self.races.hungry:
-            job, image, watch = self.waiting.popleft()
+            job, image, follow = self.waiting.popleft()
             self._index += 1
             try:
-                self.races.enter(self._index, image, watch)
+                self.races.enter(self._index, image, follow)
             except DiffclassError as error:
                 job.end("failed", error)
             else:
@@ -140,10 +140,10 @@ class Worker:
         classifier: DiffusionClassifier,
         image: Float32[Tensor, "channel height width"],
         job: Job,
-        watch: Watch | None = None,
+        follow: Follow | None = None,
     ) -> None:
         """Queue a picture: its job ends with a `Decision`."""
-        self._add(classifier, job, (image, watch))
+        self._add(classifier, job, (image, follow))
 
     def work(self, steps: Steps, job: Job) -> None:
         """Queue work that is done step by step: its job ends with what the generator returns."""

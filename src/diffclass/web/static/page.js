@@ -236,8 +236,8 @@ function showCertificate(proof) {
   showVotes(votes, proof.votes.undecided);
   $("proof").classList.toggle("proved", proof.label !== null);
   $("proof").textContent = proof.label === null
-    ? `Nothing is proved: too few of ${number(proof.n)} noisy copies agree.`
-    : `The label ${proof.label} holds for every change of size below ${proof.radius.toFixed(3)} (L2, pixels in 0 to 1), with ${(100 * (1 - proof.alpha)).toFixed(1)}% confidence.`;
+    ? `Nothing is proved: of ${number(proof.n)} noisy copies too few agree.`
+    : `The label of the vote, ${proof.label}, holds for every change of size below ${proof.radius.toFixed(3)} (L2, pixels in 0 to 1), with ${(100 * (1 - proof.alpha)).toFixed(1)}% confidence.`;
 }
 
 // The explanation
