@@ -52,10 +52,10 @@ def server(model: str, threads: int, clients: int) -> Iterator[tuple[str, int]]:
     process = subprocess.Popen([*command, "--waiting", str(2 * clients)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
-        found = re.search(r"http://\S+", process.stdout.readline())
-        if found is None:
+        line = process.stdout.readline()
+        if not line:
             sys.exit("The server did not start.")
-        yield found.group(), process.pid
+        yield json.loads(line)["url"], process.pid
     finally:
         process.terminate()
         process.wait(20)

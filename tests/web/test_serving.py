@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from socket import gethostname
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -13,7 +14,7 @@ import pytest
 
 from diffclass.web import Address, make_token
 from tiny_mixture import save_mixture
-from tiny_web import png
+from tiny_web import client_of, png, tiny_app
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is another thing there")
@@ -38,8 +39,7 @@ def test_it_is_started_asked_and_stopped_and_leaves_nothing_on_the_disk(tmp_path
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:  # fmt: skip
         assert process.stdout is not None
-        line = process.stdout.readline()
-        url, token = line.removeprefix("diffclass is at ").split()[0].split("/#token=")
+        url, token = json.loads(process.stdout.readline())["url"].split("/#token=")
         request = Request(f"{url}/api/v1/classify?model=mine", data=png(0))
         with pytest.raises(HTTPError) as refused:
             urlopen(request, timeout=30)
@@ -61,5 +61,9 @@ def test_addresses() -> None:
     assert token != make_token()
     assert Address(host="::1", token=token).url(80) == f"http://[::1]:80/#token={token}"
     assert Address(host="localhost").token is None
+    everywhere = Address(host="0.0.0.0", token=token)
+    assert everywhere.url(80) == f"http://{gethostname()}:80/#token={token}"
+    with client_of(tiny_app(token=token, hosts=[everywhere.name])) as client:  # the link that is printed may be used
+        assert client.get("/", headers={"host": f"{gethostname()}:80"}).status_code == 200
     with Address(port=0).listen() as listener:
         assert listener.getsockname()[0] == "127.0.0.1"

@@ -1,8 +1,12 @@
 """`diffclass web`."""
 
+import json
+import sys
 from importlib.util import find_spec
 
 import click
+
+from diffclass.cli.options import output_options
 
 __all__ = ["web"]
 
@@ -40,24 +44,22 @@ Examples:
     "--waiting", default=64, show_default=True, help="Pictures in hand at once; others are told to come back."
 )
 @click.option("--max-upload", default=10.0, show_default=True, help="[MB] Largest picture file.")
-@click.option("--debug", is_flag=True, help="Show where an error arose.")
-@click.pass_context
+@output_options
 def web(
-    ctx: click.Context, models: tuple[str, ...], device: str, dtype: str, seed: int, batch_size: int | None,
+    models: tuple[str, ...], device: str, dtype: str, seed: int, batch_size: int | None,
     threads: int | None, host: str, port: int, token: str | None, hosts: tuple[str, ...], waiting: int,
-    max_upload: float, debug: bool,
+    max_upload: float, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Serve a page to classify pictures on, and the same as a JSON API.
 
-    The page shows the race of the classes while it runs, the answer with its evidence, and certificates. Nothing is
-    downloaded and nothing that is sent is kept. Only this computer can reach it, unless --host says otherwise; then
-    whoever comes needs the token.
+    The page shows the race of the classes while it runs, the answer with its evidence, and certificates. Nothing
+    that is sent is kept. Only this computer can reach it, unless --host says otherwise; then whoever comes needs the
+    token.
     """
     from diffclass.cli.build import use_threads
     from diffclass.cli.render import on_interrupt, working
     from diffclass.errors import MissingExtra
 
-    ctx.meta["debug"] = debug
     if any(find_spec(name) is None for name in ("fastapi", "uvicorn")):
         raise MissingExtra("The page needs fastapi and uvicorn: pip install 'diffclass[web]'.")
     from diffclass.web import Address, Limits, Offer, create_app, make_token, serve
@@ -68,8 +70,9 @@ def web(
         use_threads(threads)
         with working("loading"):
             offer = Offer(models, device=device, dtype=dtype, seed=seed, batch_size=batch_size)
-            names = [*hosts, *([] if address.token is None else [host])]
-            app = create_app(offer, limits=limits, token=address.token, hosts=names)
-        click.echo(f"diffclass is at {address.url(listener.getsockname()[1])}  (stop it with Ctrl-C)")
+            app = create_app(offer, limits=limits, token=address.token, hosts=[*hosts, address.name])
+        url = address.url(listener.getsockname()[1])
+        here = f"diffclass is at {url}  (stop it with Ctrl-C)"
+        click.echo(json.dumps({"url": url}) if as_json or not sys.stdout.isatty() else here)
         on_interrupt("Stopped.")
         serve(app, listener)

@@ -76,10 +76,14 @@ class Address:
             raise InputError(f"Port {self.port} of {self.host!r} cannot be used: {reason}.{remedy}") from error
         return taken
 
+    @property
+    def name(self) -> str:
+        """What others call the host: this computer's name, where it listens on all of its addresses."""
+        return socket.gethostname() if self.host in ("0.0.0.0", "::") else self.host
+
     def url(self, port: int) -> str:
         """Return what to open in a browser; the token is behind the #, which browsers do not send."""
-        anywhere = self.host in ("0.0.0.0", "::")
-        host = socket.gethostname() if anywhere else f"[{self.host}]" if ":" in self.host else self.host
+        host = f"[{self.name}]" if ":" in self.name else self.name
         return f"http://{host}:{port}/" + (f"#token={self.token}" if self.token else "")
 
 
