@@ -55,7 +55,7 @@ def alone(image: torch.Tensor) -> Finished:
     return next(iter(engine().run([(0, image)])))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     batch_size=st.integers(1, 200),
     depth=st.integers(1, 3),

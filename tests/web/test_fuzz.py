@@ -15,11 +15,11 @@ def test_any_request_is_answered_with_a_result_or_a_sentence() -> None:
     statuses = set()
     with client_of(tiny_app()) as client:
 
-        @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
         @given(request=REQUESTS)
         def send(request: dict[str, Any]) -> None:
             statuses.add(check(client, request))
 
         send()
         assert client.get("/healthz").json()["pictures"] == 0
-    assert {200, 404, 422} <= statuses
+    assert {200, 422} <= statuses
