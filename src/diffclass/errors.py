@@ -12,12 +12,14 @@ DiffclassError
 ├─ NonFiniteError (ArithmeticError) the network returned NaN or infinity
 ├─ MissingExtra (ImportError)       an optional dependency is not installed
 ├─ ConfigError (ValueError)         a recipe or configuration file
-└─ ResultError (OSError)            results could not be written or do not fit the run
+├─ ResultError (OSError)            results could not be written or do not fit the run
+└─ Busy                             a server has as much to do as it takes
 
 Every message is one sentence that says what was wanted, what came and what to do.
 """
 
 __all__ = [
+    "Busy",
     "ConditionError",
     "ConfigError",
     "DiffclassError",
@@ -86,6 +88,10 @@ class ConfigError(DiffclassError, ValueError):
 
 class ResultError(DiffclassError, OSError):
     """Results could not be written, or belong to another run."""
+
+
+class Busy(DiffclassError):
+    """A server has as much to do as it takes; the same request may succeed later."""
 
 
 class DiffclassWarning(UserWarning):

@@ -186,3 +186,23 @@ def test_what_was_calibrated_for_clean_images_is_left_out() -> None:
     assert isinstance(copies, NoisedRaces)
     assert copies.classifier.temperature is None
     assert copies.classifier.target.tau == 0.25
+
+
+def test_a_chunk_that_is_broken_off_counts_for_nothing() -> None:
+    """Stopped between two network calls and begun again, a certification ends as one that was never stopped."""
+    copies = copy_classifier(classifier(batch_size=64), sigma=0.3, noised="epndc")
+    assert isinstance(copies, NoisedRaces)
+    copies.chunk = 10
+    settings_ = Smoothing(n0=10, n=20)
+    whole, broken = (Certification(copies, IMAGE, settings_, seed=1) for _ in range(2))
+    while whole.reason is None:
+        whole.advance()
+    stops = 0
+    while broken.reason is None:
+        before, started = broken.state(), broken.steps()
+        next(started)
+        started.close()
+        assert broken.state() == before
+        stops += sum(1 for _ in broken.steps())
+    assert broken.certificate().row() == whole.certificate().row()
+    assert stops >= 3 * 10 * 8 * 2 / 64  # a network call each

@@ -16,7 +16,7 @@ from diffclass.decide.decision import Decision
 from diffclass.errors import DiffclassError
 from diffclass.evidence import LikelihoodWeight, Objective
 
-__all__ = ["Answer", "answer_items"]
+__all__ = ["Answer", "answer_items", "unit_of"]
 
 
 @final
@@ -79,7 +79,7 @@ def answer_items(
     """
     waiting: dict[int, tuple[Item, Prepared]] = {}
     ready: list[Answer] = []
-    shape, unit = classifier.denoiser.space.image_shape, _unit(classifier.objective)
+    shape, unit = classifier.denoiser.space.image_shape, unit_of(classifier.objective)
 
     def truth(item: Item) -> str | None:
         """Return the name of an item's class, where it is known."""
@@ -114,7 +114,7 @@ def answer_items(
         yield _timed(ready, time.monotonic() - started)
 
 
-def _unit(objective: Objective | None) -> str:
+def unit_of(objective: Objective | None) -> str:
     """Say in what log-odds are: nats only where squared errors are weighted as the likelihood weights them."""
     if objective is None or (isinstance(objective.weight, LikelihoodWeight) and objective.distance == "l2"):
         return "nats"

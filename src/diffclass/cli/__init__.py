@@ -35,6 +35,7 @@ _VERBS = {
     "compose": "Compare models on what captions say of pictures: binding, relations, benchmarks.",
     "calibrate": "Learn from labelled images when to stop and how sure to be.",
     "demo": "Classify pictures that are on this computer already, and draw why.",
+    "web": "Serve a page to classify pictures on, and a JSON API.",
     "fit": "Make a small exact model of a data set, in seconds to minutes, without training.",
     "train": "Train a network from scratch by a recipe.",
     "baseline": "Train a small supervised network, to certify beside diffusion classifiers.",

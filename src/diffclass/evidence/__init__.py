@@ -2,7 +2,7 @@
 
 from diffclass.evidence.differentiable import DifferentiableEvidence
 from diffclass.evidence.draws import Draws
-from diffclass.evidence.engine import Engine, Finished
+from diffclass.evidence.engine import Engine, Failed, Finished, Follow, OpenRaces
 from diffclass.evidence.evidence import Evidence, PairedDifference, StandIns
 from diffclass.evidence.foresight import Foresight
 from diffclass.evidence.matrix import ErrorMatrices
@@ -33,7 +33,9 @@ __all__ = [
     "Engine",
     "ErrorMatrices",
     "Evidence",
+    "Failed",
     "Finished",
+    "Follow",
     "Foresight",
     "LikelihoodWeight",
     "LogNormal",
@@ -42,6 +44,7 @@ __all__ = [
     "NoisedConditional",
     "NoisedExact",
     "Objective",
+    "OpenRaces",
     "PairedDifference",
     "Proposal",
     "Race",

@@ -138,6 +138,12 @@ class Queue:
             self._requests.append(request)
         self._n += len(request)
 
+    def drop(self, contest: Contest) -> None:
+        """Forget what a race asked for and has not been taken yet."""
+        kept = [request for request in self._requests if request.contest is not contest]
+        self._n -= sum(len(request) for request in self._requests if request.contest is contest)
+        self._requests = deque(kept)
+
     def take(self, n: int) -> Cells:
         """Take the next n cells, or all there are."""
         chosen: list[_Request] = []

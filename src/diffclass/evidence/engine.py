@@ -2,12 +2,13 @@
 
 Each image is a race that asks for cells (draw, class). The engine packs the pending cells of many races into batches of
 one fixed shape, calls the network once a batch, hands the errors back, and starts new races as old ones end. On a GPU
-the next batch is packed and launched while one runs.
+the next batch is packed and launched while one runs. `Engine.run` classifies a list; `Engine.open` leaves it to the
+caller when races start, are given up, and when the network is called.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diffclass.denoisers.protocol import Conditions, Denoiser, SharesDraws
-from diffclass.errors import ConditionError, NonFiniteError, RangeError
+from diffclass.errors import ConditionError, InputError, NonFiniteError, RangeError
 from diffclass.evidence.batch import Cells, Contest, Flight, Queue, send
 from diffclass.evidence.distance import distances, total
 from diffclass.evidence.draws import Draws
@@ -27,7 +28,9 @@ from diffclass.evidence.target import Clean, Target
 from diffclass.noise import epsilons, image_key
 from diffclass.types import Latents, LogJoint, Survivors
 
-__all__ = ["Engine", "Finished"]
+__all__ = ["Engine", "Failed", "Finished", "Follow", "OpenRaces"]
+
+Follow = Callable[[Evidence, Survivors], None]  # told what is known of a race that goes on, and which classes are in it
 
 
 @final
@@ -49,6 +52,20 @@ class Finished:
     survivors: Survivors
     reason: str
     looks: np.ndarray
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Failed:
+    """A race that was broken off because the network returned NaN or infinity.
+
+    Args:
+        index: of the image, as it was given.
+        error: what to raise for it.
+    """
+
+    index: int
+    error: NonFiniteError
 
 
 @final
@@ -123,25 +140,34 @@ class Engine:
         Raises:
             NonFiniteError: the network returned NaN or infinity.
         """
-        source, span, queue = iter(images), self.sigma_range(), Queue()
-        flights: deque[Flight] = deque()
-        depth = self.depth or (2 if self.denoiser.device.type == "cuda" else 1)
+        return (outcome for outcome in self.stepwise(images) if outcome is not None)
+
+    def stepwise(self, images: Iterable[tuple[int, Tensor]]) -> Iterator[Finished | None]:
+        """Classify a stream as `run` does, and yield None after every network call: a place to stop at.
+
+        Raises:
+            NonFiniteError: the network returned NaN or infinity.
+        """
+        races, source = self.open(), iter(images)
         exhausted = False
         while True:
-            while not exhausted and len(queue) < self.batch_size:
+            while not exhausted and races.hungry:
                 item = next(source, None)
                 if item is None:
                     exhausted = True
                 else:
-                    self._ask(self._enter(*item, span), queue)
-            # A batch that would not be full waits for what the batches under way will ask for.
-            if len(queue) >= self.batch_size or (queue and not flights):
-                flights.append(self._launch(queue.take(self.batch_size)))
-                if len(flights) < depth:
-                    continue
-            elif not flights:
+                    races.enter(*item)
+            if not len(races):
                 return
-            yield from self._land(flights.popleft(), queue)
+            for outcome in races.step():
+                if isinstance(outcome, Failed):
+                    raise outcome.error
+                yield outcome
+            yield None
+
+    def open(self) -> "OpenRaces":
+        """Return races of this engine that start, go on and are given up as the caller says."""
+        return OpenRaces(self)
 
     @torch.inference_mode()
     def _enter(self, index: int, image: Tensor, span: tuple[float, float]) -> Contest:
@@ -163,10 +189,6 @@ class Engine:
         stand_ins = self.race.stand_ins
         waiting = None if stand_ins is None or belief is not None else stand_ins.wait  # a first look has chosen already
         return Contest(index, x, draws, len(self.classes), targets, belief, waiting)
-
-    def _ask(self, contest: Contest, queue: Queue) -> None:
-        """Queue the cells up to the race's next look."""
-        queue.ask(contest, min(self.race.next_look(contest.asked), self.race.n_draws))
 
     @torch.inference_mode()
     def _launch(self, cells: Cells) -> Flight:
@@ -203,27 +225,6 @@ class Engine:
             return self.denoiser.denoise_each(noisy, sigmas, conditions, rows)
         return self.denoiser(noisy[rows], sigmas[rows], conditions)
 
-    def _land(self, flight: Flight, queue: Queue) -> Iterator[Finished]:
-        """Hand the errors back, judge the races that have all of theirs, and yield those that end."""
-        cells, errors = flight.cells, flight.land()
-        if not np.isfinite(errors).all():
-            cell = int(np.flatnonzero(~np.isfinite(errors))[0])
-            contest = cells.contests[int(np.searchsorted(cells.bounds, cell, side="right")) - 1]
-            draw = int(cells.draws[cell])
-            raise NonFiniteError(
-                f"The model returned NaN or infinity for image {contest.index}, draw {draw}, "
-                f"sigma {contest.draws.sigmas[draw]:.4g}, class {self.classes[cells.classes[cell]]!r}. "
-                "Try dtype float32."
-            )
-        cells.store(errors)
-        for contest in cells.contests:
-            if contest.pending == 0 and not self._let_in(contest, queue):
-                finished = self._judge(contest)
-                if finished is None:
-                    self._ask(contest, queue)
-                else:
-                    yield finished
-
     def _let_in(self, contest: Contest, queue: Queue) -> bool:
         """Ask the race, once, which of the classes that wait join; tell whether there is more to measure for that."""
         if contest.waiting is None:
@@ -236,7 +237,16 @@ class Engine:
             queue.ask_again(contest, joining)
         return bool(joining.any())
 
+    def _fault(self, contest: Contest, draw: int, c: int) -> NonFiniteError:
+        """Say where the network returned NaN or infinity."""
+        return NonFiniteError(
+            f"The model returned NaN or infinity for image {contest.index}, draw {draw}, "
+            f"sigma {contest.draws.sigmas[draw]:.4g}, class {self.classes[c]!r}. "
+            "Try dtype float32."
+        )
+
     def _evidence(self, contest: Contest) -> Evidence:
+        """Return what has been measured."""
         prior = np.zeros(len(self.classes)) if self.log_prior is None else self.log_prior
         return Evidence(
             errors=contest.errors, draws=contest.draws, classes=self.classes, log_prior=prior,
@@ -256,3 +266,110 @@ class Engine:
         if done:
             reason = "undecided" if self.race.abstains and survivors.sum() > 1 else "budget"
         return Finished(index=contest.index, evidence=evidence, survivors=survivors, reason=reason, looks=contest.looks)
+
+
+@final
+class OpenRaces:
+    """Races of one engine that share its batches while some start, some end and some are given up.
+
+    What is measured of an image is what `Engine.run` would measure of it, whoever else is in the batch. One thread at a
+    time may call these methods.
+
+    Args:
+        engine: that measures.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self._span = engine, engine.sigma_range()
+        self._depth = engine.depth or (2 if engine.denoiser.device.type == "cuda" else 1)
+        self._queue, self._flights = Queue(), deque[Flight]()
+        self._races: dict[int, Contest] = {}
+        self._followed: dict[int, tuple[Follow, tuple[int, int]]] = {}  # and the draws and classes last shown
+
+    def __len__(self) -> int:
+        return len(self._races)
+
+    @property
+    def hungry(self) -> bool:
+        """Whether the next batch has room for another race."""
+        return len(self._queue) < self.engine.batch_size
+
+    def enter(self, index: int, image: Tensor, follow: Follow | None = None) -> None:
+        """Start a race.
+
+        Args:
+            index: by which its outcome and `leave` name it, of no other race that is open.
+            image: in [0, 1].
+            follow: called whenever all classes in the race have seen further draws, and when some have left: with the
+                evidence of these draws, and the classes that go on.
+        """
+        if index in self._races:
+            raise InputError(f"Races that are open must have different indices. Got {index} twice.")
+        contest = self.engine._enter(index, image, self._span)
+        self._races[index] = contest
+        if follow is not None:
+            self._followed[index] = follow, (0, 0)
+        self._ask(contest)
+
+    def leave(self, index: int) -> bool:
+        """Give a race up: none of its cells is measured from here on. Tell whether it was open."""
+        contest = self._races.pop(index, None)
+        self._followed.pop(index, None)
+        if contest is not None:
+            self._queue.drop(contest)
+        return contest is not None
+
+    def step(self) -> list[Finished | Failed]:
+        """Call the network once at most, and return the races that end by it."""
+        queue, flights = self._queue, self._flights
+        # A batch that would not be full waits for what the batches under way will ask for.
+        if len(queue) >= self.engine.batch_size or (queue and not flights):
+            flights.append(self.engine._launch(queue.take(self.engine.batch_size)))
+            if len(flights) < self._depth:
+                return []
+        return self._land(flights.popleft()) if flights else []
+
+    def _ask(self, contest: Contest) -> None:
+        """Queue the cells up to the race's next look."""
+        race = self.engine.race
+        self._queue.ask(contest, min(race.next_look(contest.asked), race.n_draws))
+
+    def _land(self, flight: Flight) -> list[Finished | Failed]:
+        """Hand the errors back, judge the races that have all of theirs, and return those that end."""
+        cells, errors = flight.cells, flight.land()
+        cells.store(errors)
+        ended: list[Finished | Failed] = []
+        broken = np.flatnonzero(~np.isfinite(errors))
+        for cell, owner in zip(broken, np.searchsorted(cells.bounds, broken, side="right") - 1, strict=True):
+            contest = cells.contests[owner]
+            if self._is_open(contest):
+                error = self.engine._fault(contest, int(cells.draws[cell]), int(cells.classes[cell]))
+                self.leave(contest.index)
+                ended.append(Failed(index=contest.index, error=error))
+        for contest in filter(self._is_open, cells.contests):
+            if contest.pending == 0 and not self.engine._let_in(contest, self._queue):
+                finished = self.engine._judge(contest)
+                if finished is not None:
+                    del self._races[contest.index]
+                    self._followed.pop(contest.index, None)
+                    ended.append(finished)
+                    continue
+                self._ask(contest)
+            self._show(contest)
+        return ended
+
+    def _is_open(self, contest: Contest) -> bool:
+        return self._races.get(contest.index) is contest
+
+    def _show(self, contest: Contest) -> None:
+        """Tell who follows a race what is new, if something is."""
+        if contest.index not in self._followed:
+            return
+        follow, shown = self._followed[contest.index]
+        n = int(np.isfinite(contest.errors[:, contest.alive]).all(axis=1).sum())
+        new = (n, int(contest.alive.sum()))
+        if n and new != shown:
+            self._followed[contest.index] = follow, new
+            errors = contest.errors.copy()
+            errors[n:] = np.nan
+            follow(replace(self.engine._evidence(contest), errors=errors), contest.alive.copy())

@@ -5,6 +5,7 @@ from diffclass.robust.certificate import Certificate, largest_radius, probabilit
 from diffclass.robust.copies import (
     NOISED,
     CopyClassifier,
+    LabelsStepwise,
     NoisedLikelihood,
     NoisedRaces,
     Smoothable,
@@ -39,6 +40,7 @@ __all__ = [
     "CopyClassifier",
     "Defence",
     "Found",
+    "LabelsStepwise",
     "LikelihoodMaximisation",
     "LipschitzBound",
     "LipschitzCertificate",

@@ -1,8 +1,9 @@
 """What is smoothed: classifiers of images that carry noise."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Generator
 from dataclasses import replace
-from typing import final
+from typing import Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from diffclass.types import Images
 __all__ = [
     "NOISED",
     "CopyClassifier",
+    "LabelsStepwise",
     "NoisedLikelihood",
     "NoisedRaces",
     "Smoothable",
@@ -46,6 +48,15 @@ class CopyClassifier(ABC):
     @abstractmethod
     def labels(self, copies: Images) -> tuple[Int64[ndarray, " batch"], int]:
         """Return the index of each copy's class (`NO_LABEL` where it has none), and the evaluations spent."""
+
+
+@runtime_checkable
+class LabelsStepwise(Protocol):
+    """A copy classifier that can be left between two network calls; who wants to stop in time uses it if it can."""
+
+    def labelling(self, copies: Images) -> Generator[None, None, tuple[Int64[ndarray, " batch"], int]]:
+        """Yield after every network call, and return what `CopyClassifier.labels` returns."""
+        ...
 
 
 class Smoothable(ABC):
@@ -108,12 +119,24 @@ class NoisedRaces(CopyClassifier):
 
     def labels(self, copies: Images) -> tuple[Int64[ndarray, " batch"], int]:
         """Run the races of some copies together."""
+        work = self.labelling(copies)
+        while True:
+            try:
+                next(work)
+            except StopIteration as done:
+                return done.value
+
+    def labelling(self, copies: Images) -> Generator[None, None, tuple[Int64[ndarray, " batch"], int]]:
+        """Run the races of some copies together, a network call at a time."""
         found, spent = np.full(len(copies), NO_LABEL, dtype=np.int64), 0
-        for finished in self._engine.run(enumerate(copies)):
-            decision = self.classifier.decide(finished)
+        for outcome in self._engine.stepwise(enumerate(copies)):
+            if outcome is None:
+                yield
+                continue
+            decision = self.classifier.decide(outcome)
             spent += decision.evaluations
             if decision.label is not None:
-                found[finished.index] = self.classes.index(decision.label)
+                found[outcome.index] = self.classes.index(decision.label)
         return found, spent
 
 

@@ -1,6 +1,6 @@
 """Randomized smoothing: the label that most noisy copies of an image get, and how far it is safe."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, final
@@ -13,7 +13,7 @@ from diffclass.decide import DiffusionClassifier
 from diffclass.errors import RangeError
 from diffclass.noise import image_key, smoothing
 from diffclass.robust.certificate import Certificate, largest_radius, probability_for
-from diffclass.robust.copies import CopyClassifier, copy_classifier
+from diffclass.robust.copies import CopyClassifier, LabelsStepwise, copy_classifier
 from diffclass.robust.votes import NO_LABEL, Votes
 from diffclass.stats.binomial import LookPlan, lower_bound
 
@@ -148,21 +148,33 @@ class Certification:
 
     def advance(self) -> None:
         """Label the next chunk of copies."""
+        for _ in self.steps():
+            pass
+
+    def steps(self) -> Generator[None, None, None]:
+        """Label the next chunk of copies, and yield after every network call: a place to stop at.
+
+        A chunk that was not finished counts for nothing, and the next call labels the very same copies.
+        """
         n0, chosen = self.settings.n0, self.selection.n
         if chosen < n0:
             stop = min(n0, chosen + self.copies.chunk)
-            self.selection += self._vote(range(chosen, stop))
+            self.selection += yield from self._vote(range(chosen, stop))
             return
         done, look = self.votes.n, self.plan.looks[len(self.successes)]
         stop = min(look, done + self.copies.chunk)
-        self.votes += self._vote(range(n0 + done, n0 + stop))
+        self.votes += yield from self._vote(range(n0 + done, n0 + stop))
         if stop == look:
             self.successes += (self.votes.counts[self.selection.leader],)
 
-    def _vote(self, copies: range) -> Votes:
+    def _vote(self, copies: range) -> Generator[None, None, Votes]:
         """Label some copies, each the image and noise that no other copy has."""
         noise = smoothing(self.seed, self._key, copies, tuple(self._image.shape))
-        labels, spent = self.copies.labels(self._image + self.copies.sigma * noise)
+        noisy = self._image + self.copies.sigma * noise
+        if isinstance(self.copies, LabelsStepwise):
+            labels, spent = yield from self.copies.labelling(noisy)
+        else:
+            labels, spent = self.copies.labels(noisy)
         self.evaluations += spent
         return Votes.of(labels, len(self.copies.classes))
 
