@@ -1,10 +1,11 @@
 """A classifier measured on a data set: a row an image on the disk, then metrics with their intervals."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
+from diffclass.bench.groups import answer_groups, group_metrics, group_names
 from diffclass.bench.recording import configuration, record, recording
 from diffclass.bench.scores import Scores
 from diffclass.data.datasets import Dataset, Progress
@@ -81,6 +82,7 @@ def evaluate(
     resize: Resize = "refuse",
     convert: bool = False,
     save_errors: bool = False,
+    group_by: str | None = None,
 ) -> Evaluation:
     """Classify a labelled set and measure how good the answers are, and what they cost.
 
@@ -98,24 +100,38 @@ def evaluate(
         resize: "refuse", "crop" or "stretch" pictures of another size than the model's.
         convert: allow grey to become colour and colour grey.
         save_errors: keep every error of every draw in out/errors, to be replayed.
+        group_by: column of the set that says which images belong together, as those of a patient: there is one more
+            answer for each group, from all of its images, in out/groups.json and in metrics of their own.
 
     Raises:
-        ConditionError: the classifier does not know the classes of the set, or nothing in it is labelled.
+        ConditionError: the classifier does not know the classes of the set, nothing in it is labelled, or a group
+            holds images of two classes.
+        InputError: the set has no such column.
         ResultError: `out` holds another run, or cannot be written; it keeps what was finished.
     """
     part = _part(classifier, dataset, limit, seed)
     if save_errors and out is None:
         raise RangeError("The 'save_errors' parameter of evaluate needs a folder to save in. Give 'out'.")
+    groups = None if group_by is None else group_names(part, group_by)
     pictures = {"resize": resize, "convert": convert}
     config = configuration(classifier) | {"dataset": _described_set(part, limit, seed), "pictures": pictures}
     produced = versions(device=str(classifier.denoiser.device))
     options: dict[str, Any] = {"names": part.classes, "resize": resize, "convert": convert, "save_errors": save_errors}
-    with recording(out, config, produced) as results:
+    source = {"path": part.source, "split": part.split, "group_by": group_by}
+    with recording(out, config, produced, source) as results:
         for done in record(classifier, part, results, **options):
             if progress is not None:
                 progress(done, len(part))
         scores = Scores.from_rows(results.rows(), classifier.classes_)
         evaluation = _measured(scores, classifier.temperature, seed, config, produced, out)
+        if groups is not None:
+            answers = answer_groups(results.rows(), groups, classifier)
+            metrics, notes = group_metrics(answers, classifier.classes_, seed=seed)
+            evaluation = replace(
+                evaluation, metrics={**evaluation.metrics, **metrics}, notes={**evaluation.notes, **notes}
+            )
+            if out is not None:
+                write_json_atomic(out / "groups.json", {"group_by": group_by, "groups": [a.row() for a in answers]})
         if out is not None:
             write_json_atomic(out / "summary.json", evaluation.summary())
     return evaluation

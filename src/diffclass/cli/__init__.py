@@ -28,6 +28,8 @@ __all__ = ["main"]
 _VERBS = {
     "classify": "Say what is in pictures.",
     "evaluate": "Measure accuracy, calibration and cost on a data set.",
+    "report": "Make one page of a run: figures, mistakes, calibration, uncertainty, examples.",
+    "audit": "Look for what would let a model cheat on a data set: confounds, duplicates, leaks.",
     "certify": "Prove within which radius no change of a picture alters its label.",
     "attack": "Search for small changes of pictures that fool a model.",
     "calibrate": "Learn from labelled images when to stop and how sure to be.",

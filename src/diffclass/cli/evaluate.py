@@ -37,12 +37,13 @@ Examples:
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many images, each class in its proportion.")
 @picture_options("refuse")
 @click.option("--save-errors", is_flag=True, help="Keep every error of every draw in OUT/errors.")
+@click.option("--group-by", metavar="COLUMN", help="One more answer a group of images, as those of a patient.")
 @click.option("--card", is_flag=True, help="Put the figures on the card of MODEL, a directory of yours.")
 @out_option("Keep results.jsonl, summary.json and run.json here; the same command goes on from them.")
 @output_options
 def evaluate(
-    dataset: str, split: str | None, limit: int | None, save_errors: bool, card: bool, out: Path | None, as_json: bool,
-    quiet: bool, resize: Any, convert: bool, **settings: Any,
+    dataset: str, split: str | None, limit: int | None, save_errors: bool, group_by: str | None, card: bool,
+    out: Path | None, as_json: bool, quiet: bool, resize: Any, convert: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Measure accuracy, calibration and cost on a labelled data set, each with its 95% interval.
 
@@ -70,7 +71,7 @@ def evaluate(
     with progress(f"evaluating {part.name}") as update:
         measured = measure(
             classifier, part, out=out, limit=limit, progress=update, resize=resize, convert=convert,
-            save_errors=save_errors,
+            save_errors=save_errors, group_by=group_by,
         )  # fmt: skip
     if target is not None:
         write_measured(target, measured)

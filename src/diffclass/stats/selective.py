@@ -179,7 +179,9 @@ def failure_auc(wrong: Wrong, uncertainty: Uncertainty, *, confidence: float = 0
     """
     _check(wrong, uncertainty)
     if wrong.all() or not wrong.any():
-        raise InputError(f"The failure AUC needs right answers and wrong ones. Got {wrong.sum()} wrong of {len(wrong)}.")
+        raise InputError(
+            f"The failure AUC needs right answers and wrong ones. Got {wrong.sum()} wrong of {len(wrong)}."
+        )
     return _ranked(wrong, uncertainty, confidence)
 
 
@@ -267,7 +269,12 @@ def _mistakes(wrong: ndarray, uncertainty: ndarray) -> tuple[ndarray, ndarray]:
 
 
 def _estimate(
-    statistic: Callable[..., float], wrong: ndarray, uncertainty: ndarray, confidence: float, n_resamples: int, seed: int
+    statistic: Callable[..., float],
+    wrong: ndarray,
+    uncertainty: ndarray,
+    confidence: float,
+    n_resamples: int,
+    seed: int,
 ) -> Estimate:
     _check(wrong, uncertainty)
     return bootstrap(statistic, wrong, uncertainty, n_resamples=n_resamples, seed=seed, confidence=confidence)
