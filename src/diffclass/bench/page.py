@@ -14,6 +14,7 @@ from PIL import Image
 from diffclass.bench.report import Example, Report
 from diffclass.bench.report_figures import report_figures
 from diffclass.data.datasets import Dataset
+from diffclass.data.dicom import is_dicom, read_dicom
 from diffclass.data.images import prepare_image
 from diffclass.data.results import write_text_atomic
 from diffclass.decide.uncertainty import MEASURES
@@ -240,7 +241,9 @@ def _picture(report: Report, data: Dataset, index: int) -> str | None:
     """Return a picture as the page holds it; None for one that cannot be opened any more."""
     try:
         source = data[index].read()
-        if isinstance(source, Path | str | bytes):
+        if is_dicom(source):
+            wide = _from_array(read_dicom(source, "the picture")[0])  # pyright: ignore[reportArgumentType]
+        elif isinstance(source, Path | str | bytes):
             with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as opened:
                 wide = opened.convert("L" if opened.mode in ("1", "L") else "RGB")
         else:

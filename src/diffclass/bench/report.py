@@ -139,6 +139,7 @@ def make_report(
     validation: Run | None = None,
     alpha: float | None = None,
     temperature: float | None = None,
+    n_resamples: int = 1000,
     seed: int = 0,
 ) -> Report:
     """Measure what a run is worth.
@@ -148,6 +149,7 @@ def make_report(
         validation: of the same classifier on other pictures, to fit a temperature, isotonic maps and conformal sets on.
         alpha: share of conformal sets that may miss; None: none are made.
         temperature: in place of the run's own.
+        n_resamples: of the intervals of selective measures.
         seed: of intervals that resample.
 
     Raises:
@@ -176,7 +178,7 @@ def make_report(
         confusion=_confusion(run),
         primary=primary,
         uncertainties=found,
-        selective={name: _selective(wrong, values, seed) for name, values in found.items()},
+        selective={name: _selective(wrong, values, n_resamples, seed) for name, values in found.items()},
         filtering={name: filtering_curve(wrong, values, DROPPED) for name, values in found.items()},
         measured_on=measured_on,
         probabilities=None if used is None else run.probabilities(used)[measured_on],
@@ -185,10 +187,11 @@ def make_report(
     )
 
 
-def _selective(wrong: ndarray, uncertainty: ndarray, seed: int) -> dict[str, Estimate | None]:
-    found: dict[str, Estimate | None] = {}
-    for name, measure in _SELECTIVE.items():
-        found[name] = measure(wrong, uncertainty, seed=seed) if len(wrong) > 1 else None
+def _selective(wrong: ndarray, uncertainty: ndarray, n_resamples: int, seed: int) -> dict[str, Estimate | None]:
+    options = {"n_resamples": n_resamples, "seed": seed}
+    found: dict[str, Estimate | None] = dict.fromkeys(_SELECTIVE)
+    if len(wrong) > 1:
+        found |= {name: measure(wrong, uncertainty, **options) for name, measure in _SELECTIVE.items()}
     right_and_wrong = wrong.any() and not wrong.all()
     return found | {"failure_auc": failure_auc(wrong, uncertainty) if right_and_wrong else None}
 

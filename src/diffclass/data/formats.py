@@ -19,6 +19,7 @@ from numpy import ndarray
 
 from diffclass import errors
 from diffclass.data.archives import Archive, Archives, cifar_archives, imagenet_archives, imagenet_file
+from diffclass.data.dicom import ENDINGS
 
 __all__ = ["PICTURES", "SPLITS", "UNLABELLED", "Parts", "Table", "find_parts", "listed", "stratified"]
 
@@ -26,7 +27,7 @@ SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "tes
 SPLITS |= {"val": "validation", "valid": "validation", "dev": "validation"}
 UNLABELLED = -1
 
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", *ENDINGS}
 _MEDMNIST = {"pneumoniamnist": ("normal", "pneumonia")}
 _DAMAGED = (OSError, ValueError, EOFError, KeyError, NotImplementedError, csv.Error, zipfile.BadZipFile, zlib.error)
 _SHARD = re.compile(r"(?P<split>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?")
