@@ -82,10 +82,8 @@ def test_groups_are_answered_beside_the_images(scans: Path, tmp_path: Path, voti
     assert sum(g["n_images"] for g in groups) == 30
     right = np.mean([g["label"] == g["truth"] for g in groups])
     assert measured.metrics["group_accuracy"] is not None
-    assert (measured.metrics["group_accuracy"].value, measured.metrics["group_accuracy"].n) == (
-        pytest.approx(right),
-        13,
-    )
+    made = measured.metrics["group_accuracy"]
+    assert (made.value, made.n) == (pytest.approx(right), 12)
     assert measured.metrics["group_auc"] is not None
     rows = {row["id"]: row for row in map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines()[1:])}
     members = [rows[i] for i, p in zip(data.ids, data.column("patient"), strict=True) if p == "7-1"]
