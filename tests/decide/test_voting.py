@@ -26,13 +26,15 @@ def stored(shares: list[float], *, n: int, seed: int = 0) -> ErrorMatrices:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("bound", ["student", "finite"])
+@pytest.mark.parametrize(("bound", "n", "most"), [("student", 300, 26), ("finite", 80, 11)])
 @pytest.mark.parametrize("shares", [[0.5625, 0.4375], [0.4375, 0.3125, 0.25]])
-def test_answers_differ_from_the_full_vote_at_most_as_often_as_delta(bound: str, shares: list[float]) -> None:
-    # 300 images at delta 0.05: at most 15 errors on average, 27 or more with probability 2e-3 at the very most.
-    matrices = stored(shares, n=300)
+def test_answers_differ_from_the_full_vote_at_most_as_often_as_delta(
+    bound: str, n: int, most: int, shares: list[float]
+) -> None:
+    # At delta 0.05 more errors than these have probability 3e-3 at the very most.
+    matrices = stored(shares, n=n)
     played = replay(VoteRace(n_draws=N_DRAWS, delta=0.05, bound=bound), matrices, aggregate=MajorityVote())
-    assert (played.answers != 0).sum() < 27
+    assert (played.answers != 0).sum() <= most
 
 
 def test_clear_votes_stop_early_and_close_ones_do_not() -> None:

@@ -103,8 +103,8 @@ def test_outside_scores() -> None:
     foreign = np.repeat([0, 1], [200, 100])
     assert ood_auc(inside, outside).value == pytest.approx(roc_auc_score(foreign, np.append(inside, outside)))
     # The other way round of scikit-learn's curve: inside is positive, and passes where -score is large.
-    fpr, tpr, _ = roc_curve(1 - foreign, -np.append(inside, outside), drop_intermediate=False)
-    assert fpr_at_tpr(inside, outside).value == pytest.approx(fpr[np.flatnonzero(tpr >= 0.95)[0]])
+    passed, kept, _ = roc_curve(1 - foreign, -np.append(inside, outside), drop_intermediate=False)
+    assert fpr_at_tpr(inside, outside).value == pytest.approx(passed[np.flatnonzero(kept >= 0.95)[0]])
 
 
 @pytest.mark.parametrize("measure", [aurc, augrc, coverage_at_risk, risk_at_coverage])

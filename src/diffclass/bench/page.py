@@ -96,7 +96,7 @@ def render_page(report: Report) -> tuple[str, list[str]]:
 def _number(name: str, value: float) -> str:
     if name in _SHARES:
         return f"{value:.1%}"
-    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3f}"
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3f}"
 
 
 def _interval(name: str, made: Estimate | None) -> str:
@@ -146,8 +146,8 @@ def _confusion(report: Report) -> str:
     for name, row in zip(names, counts.tolist(), strict=True):
         total = max(1, sum(row))
         cells = [
-            f"<span style='background: rgba(var(--shade), {count / total:.2f}); padding: .1rem .5rem; display: block'>"
-            f"{count}</span>"
+            f"<span style='background: rgba(var(--shade), {0.45 * count / total:.2f}); "
+            f"padding: .1rem .5rem; display: block'>{count}</span>"
             for count in row[: len(columns)]
         ]
         rows.append([f"<b>{escape(name)}</b>", *cells, f"{row[names.index(name)] / total:.0%}" if sum(row) else "—"])

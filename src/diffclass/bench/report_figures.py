@@ -74,9 +74,17 @@ def _svg(draw: Callable[["Axes"], None]) -> str:
 
 
 def _measures(report: Report) -> list[str]:
-    """Return the measures that are drawn, the primary one first."""
-    others = [name for name in _SHOWN if name in report.uncertainties and name != report.primary]
-    return [report.primary, *others][:_CURVES]
+    """Return the measures that are drawn, the primary one first; of two that rank images alike, one."""
+    chosen: list[str] = []
+    ranks: list[np.ndarray] = []
+    for name in (report.primary, *_SHOWN):
+        if name not in report.uncertainties:
+            continue
+        rank = np.unique(report.uncertainties[name].round(9), return_inverse=True)[1]
+        if not any((rank == other).all() for other in ranks):
+            chosen.append(name)
+            ranks.append(rank)
+    return chosen[:_CURVES]
 
 
 def _risk_coverage(axes: "Axes", report: Report) -> None:
@@ -86,12 +94,13 @@ def _risk_coverage(axes: "Axes", report: Report) -> None:
         width = 2.0 if name == report.primary else 1.0
         axes.plot(100 * curve.coverage, 100 * curve.risk, color=colour, linewidth=width,
                   label=f"{MEASURES[name]}, AURC {area:.4f}")  # fmt: skip
-    best = np.maximum(0, np.arange(1, len(report.wrong) + 1) - (~report.wrong).sum())
-    axes.plot(100 * curve.coverage, 100 * best / np.arange(1, len(best) + 1), color=_INK, linewidth=0.8,
+    kept = np.arange(1, len(report.wrong) + 1)
+    best = np.maximum(0, kept - (~report.wrong).sum())
+    axes.plot(100 * kept / len(kept), 100 * best / kept, color=_INK, linewidth=0.8,
               linestyle=":", label="all mistakes last")  # fmt: skip
     axes.set(xlabel="images kept, the surest first [%]", ylabel="wrong among them [%]", xlim=(0, 100))
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=7.5, loc="upper left")
+    axes.legend(fontsize=7.5)
 
 
 def _filtering(axes: "Axes", report: Report) -> None:

@@ -170,7 +170,7 @@ def guess(
             _TREES, min_samples_leaf=max(1, len(fit) // 200), class_weight="balanced", random_state=seed
         )
         forest.fit(features[fit], labels[fit])
-        chances[np.ix_(rest, forest.classes_.astype(np.int64))] = forest.predict_proba(features[rest])
+        chances[np.ix_(rest, np.asarray(forest.classes_, dtype=np.int64))] = forest.predict_proba(features[rest])
     accuracy = balanced_accuracy(labels, chances.argmax(axis=1), seed=seed)
     try:
         area = auc(labels, chances)

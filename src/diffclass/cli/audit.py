@@ -69,7 +69,8 @@ def _tables(found: "Audit") -> list["Table"]:
     for name in found.counts[splits[0]]:
         counted.add_row(escape(name), *(f"{found.counts[split][name]:,}" for split in splits))
     twice = table("where", ">the same", ">nearly the same", ">groups shared", title="duplicates and leaks")
-    for where in dict.fromkeys([*found.exact, *found.near, *(found.leaks or {})]):
+    places: list[str] = [*found.exact, *found.near, *(found.leaks or {})]
+    for where in sorted(set(places)):
         shared = "" if found.leaks is None else f"{found.leaks.get(where, 0):,}"
         twice.add_row(where, f"{found.exact.get(where, 0):,}", f"{found.near.get(where, 0):,}", shared)
     if not (found.exact or found.near or found.leaks):

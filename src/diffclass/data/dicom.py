@@ -47,8 +47,7 @@ def read_dicom(
     try:
         file: Any = pydicom.dcmread(BytesIO(source) if isinstance(source, bytes) else source)
         frames = int(getattr(file, "NumberOfFrames", 1) or 1)
-        if frames == 1:
-            pixels = np.asarray(file.pixel_array)
+        pixels = np.asarray(file.pixel_array) if frames == 1 else np.empty(0)
     except FileNotFoundError as error:
         raise InputError(f"{name} does not exist. Check the path.") from error
     except Exception as error:
