@@ -1,11 +1,12 @@
 """A classifier measured on a data set: a row an image on the disk, then metrics with their intervals."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
 from diffclass.bench.answers import answer_items
+from diffclass.bench.groups import answer_groups, group_metrics, group_names
 from diffclass.bench.recording import configuration, record, recording
 from diffclass.bench.scores import Scores
 from diffclass.bench.shards import Elsewhere, Shard, adopt, gather
@@ -85,6 +86,7 @@ def evaluate(
     save_errors: bool = False,
     shard: Shard | None = None,
     elsewhere: Elsewhere | None = None,
+    group_by: str | None = None,
 ) -> Evaluation:
     """Classify a labelled set and measure how good the answers are, and what they cost.
 
@@ -105,9 +107,13 @@ def evaluate(
         shard: answer these of the images alone, into a folder of their own within `out`. The same call without it takes
             over what shards have answered, and answers the rest.
         elsewhere: who answers the images that have no row yet; this process if None.
+        group_by: column of the set that says which images belong together, as those of a patient: there is one more
+            answer for each group, from all of its images, in out/groups.json and in metrics of their own.
 
     Raises:
-        ConditionError: the classifier does not know the classes of the set, or nothing in it is labelled.
+        ConditionError: the classifier does not know the classes of the set, nothing in it is labelled, or a group
+            holds images of two classes.
+        InputError: the set has no such column.
         ResultError: `out` holds another run, or cannot be written; it keeps what was finished.
     """
     part = _part(classifier, dataset, limit, seed)
@@ -119,7 +125,9 @@ def evaluate(
         part, out = part.subset(shard.indices(len(part))), None if out is None else shard.folder(out)
         config |= {"shard": str(shard)}
     produced = versions(device=str(classifier.denoiser.device))
-    with recording(out, config, produced) as results:
+    groups = None if group_by is None or shard is not None else group_names(part, group_by)  # of whole groups
+    source = {"path": part.source, "split": part.split, "group_by": group_by}
+    with recording(out, config, produced, source) as results:
         adopt(results)
         if elsewhere is None:
             answered = record(classifier, part, results, names=part.classes, save_errors=save_errors, **pictures)
@@ -131,6 +139,14 @@ def evaluate(
                 progress(done, len(part))
         scores = Scores.from_rows(results.rows(), classifier.classes_)
         evaluation = _measured(scores, classifier.temperature, seed, config, produced, out)
+        if groups is not None:
+            answers = answer_groups(results.rows(), groups, classifier)
+            metrics, notes = group_metrics(answers, classifier.classes_, seed=seed)
+            evaluation = replace(
+                evaluation, metrics={**evaluation.metrics, **metrics}, notes={**evaluation.notes, **notes}
+            )
+            if out is not None:
+                write_json_atomic(out / "groups.json", {"group_by": group_by, "groups": [a.row() for a in answers]})
         if out is not None:
             write_json_atomic(out / "summary.json", evaluation.summary())
     return evaluation

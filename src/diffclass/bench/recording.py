@@ -26,13 +26,16 @@ __all__ = ["configuration", "fingerprint", "record", "recording", "smoothable_co
 
 
 @contextmanager
-def recording(out: Path | None, config: Mapping[str, Any], produced: Mapping[str, Any]) -> Iterator[ResultFile]:
+def recording(
+    out: Path | None, config: Mapping[str, Any], produced: Mapping[str, Any], source: Mapping[str, Any] | None = None
+) -> Iterator[ResultFile]:
     """Open the result file of a run, and say beside it in run.json what the run is.
 
     Args:
         out: folder of the run; one that is gone afterwards if None.
         config: everything that the answers depend on.
         produced: what `versions` says.
+        source: where the pictures are; no part of the configuration, because they may move.
 
     Raises:
         ResultError: the folder holds a run of another configuration, or cannot be written.
@@ -42,7 +45,8 @@ def recording(out: Path | None, config: Mapping[str, Any], produced: Mapping[str
             yield results
         return
     with ResultFile(out / "results.jsonl", config) as results:
-        write_json_atomic(out / "run.json", {"config": results.config, "versions": produced})
+        found = {} if source is None else {"source": dict(source)}
+        write_json_atomic(out / "run.json", {"config": results.config, "versions": produced, **found})
         yield results
 
 

@@ -11,7 +11,7 @@ from numpy import ndarray
 from diffclass.decide.calibration import against_rest, fit_temperature, probabilities
 from diffclass.errors import InputError
 from diffclass.stats.interval import Estimate, mean_interval, wilson
-from diffclass.stats.metric import accuracy, auc, balanced_accuracy, ece, nll
+from diffclass.stats.metric import accuracy, auc, balanced_accuracy, brier, ece, nll
 
 __all__ = ["Scores"]
 
@@ -78,10 +78,10 @@ class Scores:
     def metrics(
         self, temperature: float | None, *, seed: int = 0
     ) -> tuple[dict[str, Estimate | None], dict[str, str], float | None]:
-        """Return metrics, notes on them, and the temperature that NLL and ECE rest on.
+        """Return metrics, notes on them, and the temperature that NLL, ECE and Brier rest on.
 
-        NLL and ECE need calibrated probabilities. Without a temperature one is fitted on a random half of the images,
-        and both are measured on the other half, under names that say so.
+        These three need calibrated probabilities. Without a temperature one is fitted on a random half of the images,
+        and they are measured on the other half, under names that say so.
 
         Args:
             temperature: of the classifier, fitted on other images; None if it has none.
@@ -105,21 +105,25 @@ class Scores:
         measure("draws_per_image", lambda: mean_interval(self.draws.astype(np.float64)))
         chosen, suffix = np.arange(n), ""
         if temperature is None:
-            fit, chosen, suffix = self._halves(seed)
+            fit, chosen = self.halves(seed)
+            suffix = "_on_half"
             try:
                 found = fit_temperature(self.log_odds[fit], labels[fit], held_out=0.1, seed=seed)
             except InputError as error:
                 reason = f"{str(error).split('. ')[0].rstrip('.')}."
-                return {**metrics, "nll": None, "ece": None}, {**notes, "nll": reason, "ece": reason}, None
+                missing = ("nll", "ece", "brier")
+                return metrics | dict.fromkeys(missing), notes | dict.fromkeys(missing, reason), None
             temperature = found.value
-            for name in ("nll_on_half", "ece_on_half"):
+            for name in ("nll_on_half", "ece_on_half", "brier_on_half"):
                 notes[name] = f"temperature fitted on {found.n} images of this run, measured on {len(chosen)} others"
         scaled = probabilities(self.log_odds[chosen], temperature)
         measure(f"nll{suffix}", lambda: nll(labels[chosen], scaled, seed=seed))
         measure(f"ece{suffix}", lambda: ece(labels[chosen], scaled, seed=seed))
+        measure(f"brier{suffix}", lambda: brier(labels[chosen], scaled, seed=seed))
         return metrics, notes, temperature
 
-    def _halves(self, seed: int) -> tuple[ndarray, ndarray, str]:
+    def halves(self, seed: int = 0) -> tuple[Int64[ndarray, " _"], Int64[ndarray, " _"]]:
+        """Return the images that a temperature is fitted on where there is none, and those it is measured on."""
         order = np.random.default_rng(seed).permutation(len(self.labels))
         middle = len(order) // 2
-        return np.sort(order[:middle]), np.sort(order[middle:]), "_on_half"
+        return np.sort(order[:middle]), np.sort(order[middle:])

@@ -29,6 +29,8 @@ _VERBS = {
     "classify": "Say what is in pictures.",
     "explain": "Show why a picture got its answer, and what would make it another class.",
     "evaluate": "Measure accuracy, calibration and cost on a data set.",
+    "report": "Make one page of a run: figures, mistakes, calibration, uncertainty, examples.",
+    "audit": "Look for what would let a model cheat on a data set: confounds, duplicates, leaks.",
     "certify": "Prove within which radius no change of a picture alters its label.",
     "reproduce": "Run a published experiment again, and put its figures beside yours.",
     "attack": "Search for small changes of pictures that fool a model.",

@@ -141,15 +141,19 @@ def build_race(classifier: "DiffusionClassifier", race: str, *, draws: int | Non
     """Build a race by name, with the model's own draws and block where `draws` is None.
 
     "halving" halves the classes each time the draws double, down to one at the end. "sift-refine" and "clark-jaini"
-    have the published numbers of draws where `draws` is None.
+    have the published numbers of draws where `draws` is None. Where votes decide, "paired" is a race on votes.
     """
+    from diffclass.decide.aggregate import MajorityVote
     from diffclass.decide.published import ClarkJaini, SiftAndRefine, SuccessiveHalving
     from diffclass.decide.race import Exhaustive, PairedRace
+    from diffclass.decide.voting import VoteRace
 
     assert classifier.race is not None
     n_draws, block = draws or classifier.race.n_draws, classifier.race.block
     if race == "exhaustive":
         return Exhaustive(n_draws=n_draws, block=block)
+    if race == "paired" and isinstance(classifier.aggregate, MajorityVote):
+        return VoteRace(n_draws=n_draws, block=block, delta=delta)
     if race == "paired":
         own = classifier.race
         if isinstance(own, PairedRace) and own.stopping is not None and (own.n_draws, own.delta) == (n_draws, delta):

@@ -40,12 +40,13 @@ Examples:
 @picture_options("refuse")
 @scale_options
 @click.option("--save-errors", is_flag=True, help="Keep every error of every draw in OUT/errors.")
+@click.option("--group-by", metavar="COLUMN", help="One more answer a group of images, as those of a patient.")
 @click.option("--card", is_flag=True, help="Put the figures on the card of MODEL, a directory of yours.")
 @out_option("Keep results.jsonl, summary.json and run.json here; the same command goes on from them.")
 @output_options
 def evaluate(
-    dataset: str, split: str | None, limit: int | None, save_errors: bool, card: bool, out: Path | None, as_json: bool,
-    quiet: bool, resize: Any, convert: bool, **settings: Any,
+    dataset: str, split: str | None, limit: int | None, save_errors: bool, group_by: str | None, card: bool,
+    out: Path | None, as_json: bool, quiet: bool, resize: Any, convert: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Measure accuracy, calibration and cost on a labelled data set, each with its 95% interval.
 
@@ -80,7 +81,7 @@ def evaluate(
     with progress(f"evaluating {part.name}") as update:
         measured = measure(
             classifier, part, out=out, limit=limit, progress=update, save_errors=save_errors, shard=scale["shard"],
-            elsewhere=elsewhere, **pictures,
+            elsewhere=elsewhere, group_by=group_by, **pictures,
         )  # fmt: skip
     if target is not None:
         write_measured(target, measured)

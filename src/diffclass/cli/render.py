@@ -30,6 +30,7 @@ __all__ = [
     "print_tables",
     "progress",
     "progress_line",
+    "selective_table",
     "sentence",
     "show",
     "stages",
@@ -46,10 +47,22 @@ _NAMES = {
     "ece": "calibration error (ECE)",
     "nll_on_half": "negative log-likelihood [nats] *",
     "ece_on_half": "calibration error (ECE) *",
+    "brier": "Brier score",
+    "brier_on_half": "Brier score *",
     "evaluations_per_image": "evaluations an image",
     "draws_per_image": "draws an image",
+    "group_accuracy": "accuracy of groups",
+    "group_balanced_accuracy": "balanced accuracy of groups",
+    "group_auc": "AUC of groups",
+    "aurc": "AURC",
+    "augrc": "AUGRC",
+    "coverage_at_5_risk": "kept at 5% error",
+    "risk_at_80_coverage": "error at 80% kept",
+    "failure_auc": "failure AUC",
 }
 _SHARES = {"accuracy", "balanced_accuracy", "abstentions", "ece", "ece_on_half"}
+_SELECTIVE = ("aurc", "augrc", "coverage_at_5_risk", "risk_at_80_coverage", "failure_auc")
+_SHARES |= {"group_accuracy", "group_balanced_accuracy", "coverage_at_5_risk", "risk_at_80_coverage"}
 _IN_SHELL = {  # how the remedies of the library are said on the command line
     "convert=True": "--convert",
     "resize='crop'": "--resize crop",
@@ -59,6 +72,9 @@ _IN_SHELL = {  # how the remedies of the library are said on the command line
     "The 'n_draws' parameter": "The number of draws",
     "The 'save_errors' parameter of evaluate needs": "--save-errors needs",
     "Give 'out'.": "Give --out.",
+    "wrote with 'out'": "wrote with --out",
+    "Give 'out' of evaluate": "Give the --out of `diffclass evaluate`",
+    "as 'validation'.": "as --validation.",
     "Give 'other'.": "Give --transfer-from.",
     "Leave out 'draws'.": "Leave out --draws.",
     "race='paired'": "--race paired",
@@ -359,6 +375,21 @@ def estimates_table(metrics: Mapping[str, Mapping[str, Any] | None], *, title: s
             continue
         value, low, high = (_number(name, estimate[key]) for key in ("value", "low", "high"))
         made.add_row(label, f"[bold]{value}[/]", f"{low} – {high}", f"{estimate['n']:,}")
+    return made
+
+
+def selective_table(selective: Mapping[str, Mapping[str, Mapping[str, Any] | None]]) -> "Table":
+    """Show what each measure of uncertainty is worth."""
+    from diffclass.decide.uncertainty import MEASURES
+
+    made = table("uncertainty", *(f">{_NAMES[key]}" for key in _SELECTIVE), title="sending the uncertain to a person")
+    for name, found in selective.items():
+        cells = []
+        for key in _SELECTIVE:
+            one = found[key]
+            low, value, high = ("—",) * 3 if one is None else (_number(key, one[k]) for k in ("low", "value", "high"))
+            cells.append("—" if one is None else f"[bold]{value}[/] ({low} – {high})")
+        made.add_row(MEASURES[name], *cells)
     return made
 
 

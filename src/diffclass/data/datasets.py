@@ -1,11 +1,11 @@
 """Labelled sets of pictures, whatever they are kept in: one record, read lazily."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -62,6 +62,8 @@ class Dataset:
         labels: index into classes; -1 where there is none.
         rows: where in the source each picture is.
         read: from a row to what `load_image` opens.
+        source: what was opened, as an absolute path; "digits" for scikit-learn's.
+        columns: what else the source says of its pictures, by column, a value for each of its rows.
     """
 
     name: str
@@ -71,6 +73,8 @@ class Dataset:
     labels: Int64[ndarray, " image"]
     rows: Int64[ndarray, " image"]
     read: Callable[[int], Source]
+    source: str | None = None
+    columns: Callable[[], Mapping[str, Sequence[Any]]] = dict
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -87,6 +91,17 @@ class Dataset:
         """Identify the set by its classes, ids and labels (not its pixels): for a run's configuration."""
         content = repr((self.classes, self.ids, self.labels.tolist()))
         return blake2b(content.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+    def column(self, name: str) -> list[Any]:
+        """Return what a column of the source says of each image; None where it says nothing.
+
+        Raises:
+            InputError: there is no such column.
+        """
+        columns = self.columns()
+        if name not in columns:
+            raise InputError(f"The data set '{self.name}' has no column '{name}'. It has: {listed(sorted(columns))}.")
+        return [columns[name][row] for row in self.rows]
 
     def subset(self, indices: Sequence[int] | Int[ndarray, " image"]) -> "Dataset":
         """Pick images by index, each at most once, in the order given."""
@@ -213,7 +228,10 @@ def open_dataset(
         raise ConditionError(f"The label {label} of '{item}' is outside 0 to {len(table.names) - 1}, which have names.")
     labels = table.labels if classes is None else _renumbered(table, chosen)
     rows = np.arange(len(table.ids), dtype=np.int64)
-    return Dataset(name=name, split=key, classes=chosen, ids=table.ids, labels=labels, rows=rows, read=table.read)
+    return Dataset(
+        name=name, split=key, classes=chosen, ids=table.ids, labels=labels, rows=rows, read=table.read,
+        source="digits" if os.fspath(path) == "digits" else str(source), columns=table.columns,
+    )  # fmt: skip
 
 
 def _choose_split(parts: Parts, split: str | None, path: str) -> str | None:

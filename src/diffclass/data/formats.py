@@ -19,6 +19,7 @@ from numpy import ndarray
 
 from diffclass import errors
 from diffclass.data.archives import Archive, Archives, imagenet_file
+from diffclass.data.dicom import ENDINGS
 from diffclass.data.layouts import find_layout
 
 __all__ = ["PICTURES", "SPLITS", "UNLABELLED", "Parts", "Table", "find_parts", "listed", "stratified"]
@@ -27,7 +28,7 @@ SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "tes
 SPLITS |= {"val": "validation", "valid": "validation", "dev": "validation"}
 UNLABELLED = -1
 
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", *ENDINGS}
 _MEDMNIST = {"pneumoniamnist": ("normal", "pneumonia")}
 _DAMAGED = (OSError, ValueError, EOFError, KeyError, NotImplementedError, csv.Error, zipfile.BadZipFile, zlib.error)
 _SHARD = re.compile(r"(?P<split>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?")
@@ -43,12 +44,14 @@ class Table:
         labels: index into names; -1 where there is none.
         names: of the classes, the same in every split.
         read: from a row to a path, encoded bytes or array.
+        columns: what else the source says of its pictures, by column, a value a row; read when it is asked for.
     """
 
     ids: tuple[str, ...]
     labels: Int64[ndarray, " image"]
     names: tuple[str, ...]
     read: Callable[[int], os.PathLike[str] | bytes | ndarray]
+    columns: Callable[[], dict[str, list[Any]]] = dict
 
 
 Parts = dict[str | None, Callable[[], Table]]  # by split; the one key is None where a source has no splits
@@ -167,7 +170,10 @@ def _folder_table(root: Path, group: list[Path], names: tuple[str, ...]) -> Tabl
     chosen = [(f, name) for f, name in found if f.suffix.lower() in PICTURES and not f.name.startswith(".")]
     ids = tuple(file.relative_to(root).as_posix() for file, _ in chosen)
     labels = np.array([names.index(name) for _, name in chosen], dtype=np.int64)
-    return Table(ids=ids, labels=labels, names=names, read=lambda row: chosen[row][0])
+    inner = [file.parent.name for file, _ in chosen]
+    deep = any(folder != name for folder, (_, name) in zip(inner, chosen, strict=True))
+    columns = {"folder": inner} if deep else {}
+    return Table(ids=ids, labels=labels, names=names, read=lambda row: chosen[row][0], columns=lambda: columns)
 
 
 def _npz_parts(path: Path) -> Parts:
@@ -246,7 +252,10 @@ def _csv_parts(path: Path, label_column: str, image_column: str) -> Parts:
     def table(split: str | None) -> Table:
         chosen = [i for i, s in enumerate(splits) if s == split]
         ids = tuple(paths[i] for i in chosen)
-        return Table(ids=ids, labels=numbers[chosen], names=names, read=lambda row: path.parent / ids[row])
+        others = [c for c in header if c not in (picture, label_column, "split")]
+        columns = {c: [rows[i][1][header.index(c)] or None for i in chosen] for c in others}
+        return Table(ids=ids, labels=numbers[chosen], names=names, read=lambda row: path.parent / ids[row],
+                     columns=lambda: columns)  # fmt: skip
 
     return {split: partial(table, split) for split in set(splits) or {None}}
 
@@ -303,8 +312,9 @@ def _parquet_table(
     with _readable(groups[split][0]):
         names, labels = _parquet_labels(opened, groups, split, label_column)
     ids = tuple(f"{split}/{row}" if split else str(row) for row in range(len(labels)))
-    read = _ParquetRows({path: opened[path] for path in groups[split]}, image_column)
-    return Table(ids=ids, labels=labels, names=names, read=read)
+    own = {path: opened[path] for path in groups[split]}
+    columns = partial(_parquet_columns, own, image_column, label_column)
+    return Table(ids=ids, labels=labels, names=names, read=_ParquetRows(own, image_column), columns=columns)
 
 
 def _parquet_labels(
@@ -323,6 +333,25 @@ def _parquet_labels(
     values += [v for path in others for v in opened[path].read(columns=[column]).column(0).to_pylist()]
     found, labels = _numbered([None if v in (None, UNLABELLED) else str(v) for v in values])
     return found, labels[: sum(opened[path].metadata.num_rows for path in groups[split])]
+
+
+def _parquet_columns(files: dict[Path, Any], image_column: str, label_column: str) -> dict[str, list[Any]]:
+    """Read the columns of plain values, and the paths that stand beside encoded pictures as "path"."""
+    from pyarrow import types
+
+    found: dict[str, list[Any]] = {}
+    schema = next(iter(files.values())).schema_arrow
+    for field in schema:
+        nested = types.is_nested(field.type) or types.is_binary(field.type) or types.is_large_binary(field.type)
+        if field.name in (image_column, label_column) or nested:
+            continue
+        found[field.name] = [v for file in files.values() for v in file.read([field.name]).column(0).to_pylist()]
+    kind = schema.field(image_column).type
+    if "path" not in found and types.is_struct(kind) and kind.get_field_index("path") >= 0:
+        pictures = [file.read([f"{image_column}.path"]).column(0).to_pylist() for file in files.values()]
+        paths = [None if v is None else v["path"] for part in pictures for v in part]
+        found |= {"path": paths} if any(paths) else {}
+    return found
 
 
 @final

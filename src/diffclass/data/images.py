@@ -14,6 +14,7 @@ from numpy import ndarray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from diffclass.data.dicom import is_dicom, read_dicom
 from diffclass.errors import DiffclassError, InputError, RangeError, ShapeError
 
 __all__ = ["Prepared", "Resize", "Source", "check_images", "load_image", "prepare_image"]
@@ -179,6 +180,10 @@ def _name(source: Source) -> str:
 
 def _decode(source: str | os.PathLike[str] | bytes | Image.Image, name: str, convert: bool) -> tuple[Picture, list]:
     """Open and decode a picture; whatever a decoder raises on a bad file becomes one sentence."""
+    if is_dicom(source):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return read_dicom(source, name)  # pyright: ignore[reportArgumentType]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata and the like: the pixels decide
@@ -220,7 +225,7 @@ def _from_pillow(image: Image.Image, name: str, convert: bool) -> tuple[Picture,
         changes.append("turned upright as its EXIF orientation says")
     mode = image.mode
     if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
-        return (np.asarray(image).astype(np.float32) / np.float32(65535))[..., None], changes
+        return (np.asarray(image).astype(np.float32) / np.float32(65535))[..., None], changes  # whatever it uses of it
     if mode == "F":
         return _from_array(np.asarray(image), name), changes
     if mode in _OTHER_COLOURS:

@@ -22,7 +22,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
-__all__ = ["ResultFile", "read_results", "versions", "write_json_atomic"]
+__all__ = ["ResultFile", "read_results", "versions", "write_json_atomic", "write_text_atomic"]
 
 _FORMAT = 1
 _NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -251,13 +251,22 @@ def write_json_atomic(path: str | os.PathLike[str], data: object) -> None:
         InputError: a value is of a kind that JSON does not hold.
         ResultError: the file cannot be written; the old one is still there.
     """
+    text = _dumps(data, f"The content of '{Path(path)}'", indent=2)
+    write_text_atomic(path, f"{text}\n")
+
+
+def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
+    """Write text so that a reader sees the old file or the new one whole.
+
+    Raises:
+        ResultError: the file cannot be written; the old one is still there.
+    """
     target = Path(path)
-    text = _dumps(data, f"The content of '{target}'", indent=2)
     scratch = _scratch(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with scratch.open("w", encoding="utf-8") as file:
-            file.write(f"{text}\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(target)

@@ -12,6 +12,8 @@ from diffclass.decide.published import ClarkJaini, SiftAndRefine, SuccessiveHalv
 from diffclass.decide.race import Exhaustive, PairedRace
 from diffclass.decide.replay import Replay, full_answers
 from diffclass.decide.stopping import Calibrated
+from diffclass.decide.uncertainty import Uncertainty, uncertainty
+from diffclass.decide.voting import VoteRace
 from diffclass.decide.zero_shot import ZeroShotClassifier
 
 __all__ = [
@@ -32,6 +34,8 @@ __all__ = [
     "SuccessiveHalving",
     "Tally",
     "Temperature",
+    "Uncertainty",
+    "VoteRace",
     "ZeroShotClassifier",
     "against_rest",
     "certainty",
@@ -39,4 +43,5 @@ __all__ = [
     "full_answers",
     "learn_stopping",
     "probabilities",
+    "uncertainty",
 ]

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float, Float64
 from numpy import ndarray
 
 from diffclass.evidence.evidence import Evidence
 from diffclass.types import Survivors
 
-__all__ = ["Aggregate", "MajorityVote", "Mean", "Tally"]
+__all__ = ["Aggregate", "MajorityVote", "Mean", "Tally", "draw_votes", "vote_shares"]
 
 
 @final
@@ -84,12 +84,30 @@ def _shared(evidence: Evidence, survivors: Survivors) -> int:
     return int(evidence.n_measured[survivors].min())
 
 
+def draw_votes(errors: Float[ndarray, "draw class"]) -> Float64[ndarray, "draw class"]:
+    """Return the vote of each draw: 1 for the class of least error, 1/k for each of k that tie.
+
+    Source:
+        Favero et al. 2025, section 3 (arXiv:2502.03687).
+    """
+    best: Bool[ndarray, "draw class"] = errors == errors.min(axis=1, keepdims=True)
+    return best / best.sum(axis=1, keepdims=True)
+
+
+def vote_shares(evidence: Evidence, among: Survivors) -> tuple[Float64[ndarray, " class"], int]:
+    """Return the share of the votes of each class, counted among some classes, and how many draws voted.
+
+    Args:
+        evidence: in which each of these classes was measured.
+        among: classes that are voted for; the others have a share of 0.
+    """
+    return _votes(evidence, among) / _shared(evidence, among), _shared(evidence, among)
+
+
 def _votes(evidence: Evidence, survivors: Survivors) -> Float64[ndarray, " class"]:
     """Return the votes of each class; a tied draw is shared out."""
-    errors = evidence.errors[: _shared(evidence, survivors), survivors]
-    best: Bool[ndarray, "draw _"] = errors == errors.min(axis=1, keepdims=True)
     votes = np.zeros(len(survivors))
-    votes[survivors] = (best / best.sum(axis=1, keepdims=True)).sum(axis=0)
+    votes[survivors] = draw_votes(evidence.errors[: _shared(evidence, survivors), survivors]).sum(axis=0)
     return votes.round(9)  # or thirds of a vote would not add up to one
 
 

@@ -11,13 +11,14 @@ from numpy import ndarray
 from torch import Tensor
 
 from diffclass.data.images import check_images
-from diffclass.decide.aggregate import Aggregate, Mean
+from diffclass.decide.aggregate import Aggregate, MajorityVote, Mean
 from diffclass.decide.calibration import probabilities
 from diffclass.decide.decision import Decision
 from diffclass.decide.first_look import FirstLook
 from diffclass.decide.prompts import Prompts, check_classes
 from diffclass.decide.race import PairedRace
 from diffclass.decide.stopping import Calibrated
+from diffclass.decide.voting import VoteRace
 from diffclass.denoisers import LOAD_OPTIONS, Conditions, Denoiser, load
 from diffclass.errors import ConditionError, InputError, RangeError
 from diffclass.evidence import Clean, Engine, Finished, Foresight, Objective, Race, Target
@@ -43,7 +44,7 @@ class DiffusionClassifier:
         objective: what is compared; the model's own default if None.
         first_look: an encoder that guesses which classes lead before the race; with its `keep`, the others are not
             measured, and the race's guarantee holds among those that are.
-        race: when classes are dropped; the model's own budget with `PairedRace` if None.
+        race: when classes are dropped; the model's own budget with `PairedRace` if None, `VoteRace` where votes decide.
         aggregate: mean error or majority vote.
         target: clean, or one of the noised classifiers.
         prior: probability of each class, in the order of `classes`; uniform if None.
@@ -89,7 +90,8 @@ class DiffusionClassifier:
             set_field(self, "objective", objective)
         if self.race is None:
             n_draws, block = int(settings.get("n_draws", 256)), int(settings.get("block", 4))
-            set_field(self, "race", PairedRace(n_draws=n_draws, block=block))
+            kind = VoteRace if isinstance(self.aggregate, MajorityVote) else PairedRace
+            set_field(self, "race", kind(n_draws=n_draws, block=block))
         self._log_prior()
 
     def _settings(self) -> Mapping[str, Any]:
@@ -245,6 +247,7 @@ class DiffusionClassifier:
             reason=finished.reason,
             seed=self.seed,
             evidence=evidence,
+            temperature=self.temperature,
         )
 
 

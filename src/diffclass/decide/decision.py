@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from diffclass.decide.certainty import certainty
+from diffclass.decide.uncertainty import Uncertainty, uncertainty
 from diffclass.evidence import Evidence
 
 __all__ = ["Decision"]
@@ -33,6 +34,7 @@ class Decision:
         reason: "confidence", "budget" or "undecided".
         seed: of the noise.
         evidence: the errors themselves.
+        temperature: that the probabilities were calibrated with.
     """
 
     label: str | None
@@ -48,6 +50,7 @@ class Decision:
     reason: str
     seed: int
     evidence: Evidence
+    temperature: float | None = None
 
     @property
     def decided(self) -> bool:
@@ -76,6 +79,12 @@ class Decision:
             return self.probabilities
         return dict(zip(self.evidence.classes, certainty(self.evidence).tolist(), strict=True))
 
+    @property
+    def uncertainty(self) -> Uncertainty:
+        """How uncertain the answer is, in several ways."""
+        leader = self.evidence.classes.index(self.leader)
+        return uncertainty(self.evidence, leader=leader, temperature=self.temperature or 1.0)
+
     def row(self) -> dict[str, Any]:
         """Return everything but the evidence as plain values, for JSON."""
         return {
@@ -94,4 +103,5 @@ class Decision:
             "n_draws": self.n_draws,
             "reason": self.reason,
             "seed": self.seed,
+            "uncertainty": self.uncertainty.row(),
         }

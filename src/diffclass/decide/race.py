@@ -16,7 +16,7 @@ from diffclass.evidence.race import Race
 from diffclass.stats.sequence import AsymptoticSequence, Betting, Sequence, StudentLooks
 from diffclass.types import Survivors
 
-__all__ = ["Exhaustive", "PairedRace", "SuccessiveHalving"]
+__all__ = ["Exhaustive", "PairedRace", "SuccessiveHalving", "check_budget", "planned_looks"]
 
 BOUNDS = ("student", "asymptotic", "finite", "calibrated")
 CONTRACTS = ("budget", "population")
@@ -39,7 +39,7 @@ class Exhaustive(Race):
 
     def __post_init__(self) -> None:
         """Refuse a budget that cannot be used."""
-        _check_budget("Exhaustive", self.n_draws, self.block)
+        check_budget("Exhaustive", self.n_draws, self.block)
 
     def next_look(self, n_draws: int) -> int:
         """Return the full budget: there is nothing to judge before."""
@@ -123,7 +123,7 @@ class PairedRace(Race):
 
     def __post_init__(self) -> None:
         """Refuse parameters that cannot be used."""
-        _check_budget("PairedRace", self.n_draws, self.block)
+        check_budget("PairedRace", self.n_draws, self.block)
         if not 0 < self.delta < 1:
             raise RangeError(f"The 'delta' parameter of PairedRace must be a float in (0, 1). Got {self.delta}.")
         if not 1 < self.growth < np.inf:
@@ -177,13 +177,8 @@ class PairedRace(Race):
     @property
     def looks(self) -> tuple[int, ...]:
         """Numbers of blocks at which the race is judged; the last is the full budget."""
-        total = self.n_draws // self.block
-        first = max(FIRST_BLOCKS, ceil(FIRST_DRAWS / self.block))
-        looks, n = [], first if self.first_look is None else self.first_look // self.block
-        while total - n >= max(3, total // 8):  # nearer to the end a look saves little
-            looks.append(n)
-            n = max(n + 1, ceil(n * self.growth))
-        return (*looks, total)
+        first = None if self.first_look is None else self.first_look // self.block
+        return planned_looks(self.n_draws // self.block, self.block, first=first, growth=self.growth)
 
     @property
     def stand_ins(self) -> StandIns | None:
@@ -287,7 +282,24 @@ def _log_likelihood(evidence: Evidence, n: int, alive: Survivors) -> Float64[nda
     return -evidence.draws.weights[:n, None] * evidence.errors[:n, alive].astype(np.float64)
 
 
-def _check_budget(name: str, n_draws: int, block: int) -> None:
+def planned_looks(total: int, block: int, *, first: int | None = None, growth: float = 1.4) -> tuple[int, ...]:
+    """Return numbers of blocks at which a race of `total` blocks is judged; the last is the full budget.
+
+    Args:
+        total: blocks of the full budget.
+        block: draws in a block.
+        first: blocks before the first look; 24 draws and at least 4 blocks if None.
+        growth: factor between one look and the next.
+    """
+    looks, n = [], max(FIRST_BLOCKS, ceil(FIRST_DRAWS / block)) if first is None else first
+    while total - n >= max(3, total // 8):  # nearer to the end a look saves little
+        looks.append(n)
+        n = max(n + 1, ceil(n * growth))
+    return (*looks, total)
+
+
+def check_budget(name: str, n_draws: int, block: int) -> None:
+    """Refuse a budget that is no whole number of blocks."""
     if n_draws < 1 or block < 1 or n_draws % block:
         raise RangeError(
             f"The 'n_draws' parameter of {name} must be a positive multiple of 'block'. "

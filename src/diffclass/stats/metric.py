@@ -9,7 +9,7 @@ from numpy import ndarray
 from diffclass.errors import InputError
 from diffclass.stats.interval import Estimate, bootstrap, wilson
 
-__all__ = ["ABSTAINED", "accuracy", "auc", "balanced_accuracy", "ece", "nll", "top"]
+__all__ = ["ABSTAINED", "accuracy", "auc", "balanced_accuracy", "brier", "ece", "nll", "top"]
 
 ABSTAINED = -1  # the prediction of an image on which no class was named
 
@@ -167,6 +167,35 @@ def nll(
     with np.errstate(divide="ignore"):
         surprise = -np.log(probabilities[np.arange(len(labels)), labels])
     return bootstrap(_mean, surprise, n_resamples=n_resamples, seed=seed, confidence=confidence)
+
+
+def brier(
+    labels: Labels,
+    probabilities: Probabilities,
+    *,
+    abstentions: str = "refuse",
+    confidence: float = 0.95,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """Estimate the mean over images of sum_j (p_j - y_j)^2, y being 1 for the label: 0 is best and 2 worst.
+
+    The sum runs over all classes, as Brier wrote it; for two classes some halve it.
+
+    Args:
+        labels: the right class of each image.
+        probabilities: of each class.
+        abstentions: "refuse" rows of NaN, or "left out".
+        confidence: of the interval.
+        n_resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Source:
+        Brier 1950, equation 2.
+    """
+    labels, probabilities = _probable(labels, probabilities, abstentions)
+    gaps = probabilities - (np.arange(probabilities.shape[1]) == labels[:, None])
+    return bootstrap(_mean, (gaps**2).sum(axis=1), n_resamples=n_resamples, seed=seed, confidence=confidence)
 
 
 def _mean(values: ndarray) -> float:
