@@ -213,11 +213,6 @@ PARAMETERS: dict[str, tuple[str, int, str]] = {
         "The 'sigma' parameter of certify must be from 0.005 to below 20 [image units], where the model was trained. "
         "Got nan.",
     ),
-    "no explanations": (
-        "explain?model=tiny",
-        501,
-        "This installation cannot explain answers yet: it has no diffclass.explain.",
-    ),
 }
 
 

@@ -99,44 +99,46 @@ def certify_items(
     """
     subject = classifier if isinstance(classifier, Smoothable) else SmoothedDiffusion(classifier, noised=noised)
     _check(sigmas, names, subject.classes)
-    copies = [subject.copies(sigma) for sigma in sigmas]
-    for sigma in sigmas:
-        settings.plan(sigma)
-    smoothing = {"sigmas": list(sigmas), "noised": subject.noised, **asdict(settings)}
+    copies = [_copies(subject, sigma, settings) for sigma in sigmas]
     pictures: dict[str, Any] = {"resize": resize, "convert": convert}
-    config = smoothable_configuration(subject) | {"smoothing": smoothing, "pictures": pictures, **(about or {})}
+    parts = {"smoothing": {"sigmas": list(sigmas), "noised": subject.noised, **asdict(settings)}, "pictures": pictures}
+    config = smoothable_configuration(subject) | parts | dict(about or {})
     numbered = items if isinstance(items, Mapping) else dict(enumerate(items))
     with recording(out, config, versions(device=str(subject.device))) as results:
         adopt(results)
-        if elsewhere is not None:
-            todo = [i for i, item in numbered.items() if any(_row_id(item, s) not in results.done for s in sigmas)]
-            most = settings.n0 + settings.n
-            for done in gather(elsewhere, todo, results):
-                if progress is not None:
-                    progress(done * most, len(numbered) * len(sigmas) * most)
         desk = _Desk(results, subject.classes, progress, n_total=len(items) * len(sigmas))
+        if elsewhere is not None:
+            desk.gather(elsewhere, numbered, sigmas, settings)
         desk.reopen(sigmas)
         for index, item in numbered.items():
             truth = None if item.label is None or not names else names[item.label]
             todo = [one for one in copies if _row_id(item, one.sigma) not in results.done]
+            heads = [_head(index, item, truth, one.sigma) for one in todo]
             desk.n_done += len(copies) - len(todo)
             try:
                 prepared = item.prepare(subject.image_shape, **pictures) if todo else None
             except DiffclassError as error:
-                results.append([{**_head(index, item, truth, one.sigma), "error": str(error)} for one in todo])
+                results.append([{**head, "error": str(error)} for head in heads])
                 desk.n_done += len(todo)
                 continue
-            for one in todo:
+            for one, head in zip(todo, heads, strict=True):
                 assert prepared is not None
-                head = _head(index, item, truth, one.sigma) | {"changes": list(prepared.changes)}
+                head |= {"changes": list(prepared.changes)}
                 desk.certify(head, prepared.image, one, settings, seed=subject.seed)
         desk.clear()
         wanted = {item.id for item in numbered.values()}
-        rows = [row for row in results.rows() if row["image"] in wanted]
+        rows = (row for row in results.rows() if row["image"] in wanted)
         certified = Certified.from_rows(rows, sigmas=sigmas, seconds=desk.seconds, config=config)
         if out is not None:
             write_json_atomic(out / "summary.json", certified.summary())
     return certified
+
+
+def _copies(subject: Smoothable, sigma: float, settings: Smoothing) -> CopyClassifier:
+    """Return what labels noisy copies, after checking that so many of them prove something."""
+    copies = subject.copies(sigma)
+    settings.plan(sigma)
+    return copies
 
 
 def _check(sigmas: Sequence[float], names: Sequence[str], classes: Sequence[str]) -> None:
@@ -177,14 +179,29 @@ class _Desk:
                 state = {"id": head["id"], "state": work.state(), "seconds": before + now - started}
                 write_json_atomic(self._folder / "progress.json", state)
                 saved = now
-            if self._progress is not None:
-                most = settings.n0 + settings.n
-                self._progress(self.n_done * most + work.selection.n + work.votes.n, self._n_total * most)
+            self.tell(work.selection.n + work.votes.n, settings)
         self.n_done += 1
         row = {**head, **work.certificate().row()}
         self.seconds[head["id"]] = before + time.monotonic() - started
         _write(self._table(copies.sigma), self._line(row), "a")  # before the row: a row has its line
         self._results.append([row])
+
+    def gather(
+        self, elsewhere: Elsewhere, items: Mapping[int, Item], sigmas: Sequence[float], settings: Smoothing
+    ) -> None:
+        """Have others certify the pictures that are not finished."""
+        done = self._results.done
+        todo = [index for index, item in items.items() if any(_row_id(item, sigma) not in done for sigma in sigmas)]
+        for count in gather(elsewhere, todo, self._results):
+            self.n_done = count
+            self.tell(0, settings)
+        self.n_done = 0
+
+    def tell(self, copies: int, settings: Smoothing) -> None:
+        """Say how far it is: pictures that are finished, and copies of the one in progress."""
+        if self._progress is not None:
+            most = settings.n0 + settings.n
+            self._progress(self.n_done * most + copies, self._n_total * most)
 
     def _kept(self, name: str) -> dict[str, Any]:
         """Return what an earlier run had counted of a row."""

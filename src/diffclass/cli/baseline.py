@@ -47,7 +47,8 @@ def baseline(
     Run the same command again to go on after an interruption. The network is OUT/model.
     """
     from diffclass.cli.build import use_threads
-    from diffclass.cli.render import estimates_table, note, on_interrupt, progress_line, show
+    from diffclass.cli.estimates import estimates_table
+    from diffclass.cli.render import note, on_interrupt, progress_line, show
     from diffclass.denoisers.catalogue import choose_device
     from diffclass.robust.supervised import SupervisedNetwork
     from diffclass.train.supervised import SupervisedRecipe, train_supervised

@@ -144,7 +144,8 @@ def _certifier(
 
     def certified(indices: Sequence[int]) -> list[dict[str, Any]]:
         """Return the rows of these images, at every sigma."""
-        return list(certify_items(subject, {i: part[i] for i in indices}, names=part.classes, **options).rows)
+        rows = certify_items(subject, {i: part[i] for i in indices}, names=part.classes, **options).rows
+        return [dict(row) for row in rows]
 
     return certified
 

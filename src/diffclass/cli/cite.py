@@ -1,8 +1,11 @@
 """`diffclass cite`."""
 
+import json
 from importlib.resources import files
 
 import click
+
+from diffclass.cli.options import output_options
 
 __all__ = ["PARTS", "cite", "read_entries"]
 
@@ -19,11 +22,13 @@ PARTS = {
 
 @click.command()
 @click.argument("part", required=False, type=click.Choice(list(PARTS)))
-def cite(part: str | None) -> None:
+@output_options
+def cite(part: str | None, as_json: bool, quiet: bool) -> None:
     """Print BibTeX entries: of the library and of the papers behind PART, or behind all of it."""
     entries = read_entries()
     keys = [key for name in ([part] if part else PARTS) for key in PARTS[name]]
-    click.echo("\n\n".join(entries[key] for key in dict.fromkeys(["diffclass", *keys])))
+    chosen = {key: entries[key] for key in dict.fromkeys(["diffclass", *keys])}
+    click.echo(json.dumps(chosen, indent=2) if as_json else "\n\n".join(chosen.values()))
 
 
 def read_entries() -> dict[str, str]:

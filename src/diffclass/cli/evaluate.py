@@ -56,7 +56,8 @@ def evaluate(
     from diffclass.bench import evaluate as measure
     from diffclass.bench.model_card import write_measured
     from diffclass.cli.build import at_speed, build_classifier, own_directory, speed_of
-    from diffclass.cli.render import evaluation_tables, fail_items, on_interrupt, progress, show, working
+    from diffclass.cli.estimates import evaluation_tables
+    from diffclass.cli.render import fail_items, on_interrupt, progress, show, working
     from diffclass.data.datasets import open_dataset
 
     scale = take_scale(settings, out=out)

@@ -48,7 +48,8 @@ def fit(
     """
     from diffclass.bench.fitting import fit_dataset
     from diffclass.cli.build import use_threads
-    from diffclass.cli.render import evaluation_tables, fail_items, note, show, stages
+    from diffclass.cli.estimates import evaluation_tables
+    from diffclass.cli.render import fail_items, note, show, stages
 
     use_threads(threads)
     with stages() as update:

@@ -77,7 +77,8 @@ def card_tables(card: "ModelCard") -> list["Table"]:
     """Return the tables that show a card."""
     from rich.markup import escape
 
-    from diffclass.cli.render import estimates_table, table
+    from diffclass.cli.estimates import estimates_table
+    from diffclass.cli.render import table
 
     facts = table("", "", title=card.name)
     facts.show_header = False

@@ -40,7 +40,8 @@ def report(
     from diffclass.bench.page import write_page
     from diffclass.bench.report import make_report
     from diffclass.bench.run import Run
-    from diffclass.cli.render import estimates_table, note, selective_table, show, working
+    from diffclass.cli.estimates import estimates_table, selective_table
+    from diffclass.cli.render import note, show, working
 
     with working("reading the run"):
         read = Run.load(run)

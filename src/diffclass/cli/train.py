@@ -38,7 +38,8 @@ def train(
     OUT/model DATASET --held-out` makes it several times cheaper to ask.
     """
     from diffclass.cli.build import use_threads
-    from diffclass.cli.render import estimates_table, note, on_interrupt, progress_line, show
+    from diffclass.cli.estimates import estimates_table
+    from diffclass.cli.render import note, on_interrupt, progress_line, show
     from diffclass.denoisers.catalogue import read_card
     from diffclass.train.recipe import load_recipe
     from diffclass.train.run import run_recipe
