@@ -1,29 +1,26 @@
 """From a recipe to a model directory with measured figures on its card."""
 
-import copy
-import platform
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-import diffclass
 from diffclass.data.datasets import Dataset, dataset_splits, open_dataset
 from diffclass.decide import DiffusionClassifier, Prompts, against_rest, fit_temperature
-from diffclass.denoisers import EDM, Denoiser, PixelDenoiser, Space, save_model
+from diffclass.denoisers import Space, save_model
 from diffclass.denoisers.compiled import compile_denoiser
-from diffclass.denoisers.precision import fastest_dtype, place_network
 from diffclass.denoisers.text_to_image.pixels import save_pixel_text
 from diffclass.errors import InputError
 from diffclass.stats.interval import mean_interval
 from diffclass.stats.metric import accuracy, auc, balanced_accuracy
 from diffclass.train.captioned import CaptionedNetwork
+from diffclass.train.captioned_run import run_captioned
 from diffclass.train.card import write_card
+from diffclass.train.finished import describe, pixel_std, rounded_denoiser, training_facts
 from diffclass.train.loop import Progress, TrainingSet, train_network
 from diffclass.train.network import build_network
 from diffclass.train.recipe import Recipe
@@ -69,31 +66,13 @@ def held_out(recipe: Recipe, source: str | Path | None = None) -> Dataset:
     return _splits(recipe, recipe.data.name if source is None else source)[1]
 
 
-def _denoiser(network: nn.Module, recipe: Recipe, space: Space, classes: tuple[str, ...]) -> Denoiser:
-    """Wrap the averaged weights, rounded as they will be saved, on the device they are on."""
-    device = next(network.parameters()).device
-    rounded = nn.Module.to(copy.deepcopy(network), torch.bfloat16)
-    train = recipe.train
-    spread = np.exp(train.log_sigma_mean + np.array([-3, 3]) * train.log_sigma_std)
-    options: dict[str, Any] = {
-        "parametrisation": EDM(space.data_std, train.time_scale),
-        "space": space,
-        "sigma_range": (float(spread[0]), float(spread[1])),
-        "metadata": {"classifier": dict(recipe.classifier)},
-    }
-    rounded = place_network(rounded, device=device, dtype=fastest_dtype(device))
-    if isinstance(rounded, CaptionedNetwork):
-        return rounded.eval().requires_grad_(False).as_denoiser(device=device, **options)
-    return PixelDenoiser(network=rounded, classes=classes, null_class=len(classes), **options)
-
-
 def _classifier(network: nn.Module, recipe: Recipe, space: Space, classes: tuple[str, ...]) -> DiffusionClassifier:
     """Make a classifier of the averaged weights, told the recipe's captions if it reads text."""
     captions, n = recipe.captions(classes), len(classes)
     prompts = None
     if captions:
         prompts = Prompts(classes=classes, texts=tuple(captions[i : i + n] for i in range(0, len(captions), n)))
-    return DiffusionClassifier(denoiser=_denoiser(network, recipe, space, classes), prompts=prompts)
+    return DiffusionClassifier(denoiser=rounded_denoiser(network, recipe, space, classes), prompts=prompts)
 
 
 def _measure(classifier: DiffusionClassifier, data: TrainingSet, note: Note) -> dict[str, Any]:
@@ -169,12 +148,14 @@ def run_recipe(
         ResultError: out belongs to another recipe, or cannot be written.
     """
     source = recipe.data.name if data is None else data
+    if recipe.data.captioned:
+        return run_captioned(recipe, source, out=out, device=device, report=report, note=note)
     train_set, validation_set, test_set = _splits(recipe, source)
     training = _load(train_set, recipe)
     note(f"{len(training.labels)} training images of {len(train_set.classes)} classes")
     channels, height, width = recipe.data.shape
     space = Space(
-        channels=channels, height=height, width=width, patch=recipe.network.patch, data_std=_std(training.images)
+        channels=channels, height=height, width=width, patch=recipe.network.patch, data_std=pixel_std(training.images)
     )
     classes, place = train_set.classes, torch.device(device)
     torch.manual_seed(recipe.train.seed)
@@ -210,13 +191,6 @@ def _part(dataset: Dataset | None, n: int | None) -> Dataset | None:
     return dataset if n is None or n >= len(dataset) else dataset.sample(n, seed=0)
 
 
-def _std(images: Tensor) -> float:
-    """[model units] Standard deviation of the pixels of up to 5,000 images."""
-    part = images[:: max(1, len(images) // 5000)]
-    scale = 1.0 if part.is_floating_point() else 255.0
-    return round(float((2 * part.float() / scale - 1).std()), 4)
-
-
 def _finish(
     average: nn.Module, recipe: Recipe, space: Space, classes: tuple[str, ...], seconds: float,
     validation: TrainingSet, test_set: Dataset | None, out: Path, note: Note,
@@ -240,49 +214,13 @@ def _finish(
         figures["test"] = _figures(_measure(classifier, _load(test_set, recipe), note))
     settings = {**recipe.classifier, "temperature": temperature}
     metadata = {
-        **_description(recipe, space, classes),
+        **describe(recipe, space, classes),
         "sigma_range": list(denoiser.sigma_range),
         "classifier": settings,
         "figures": figures,
-        "training": {
-            "recipe": recipe.as_dict(), "seconds": round(seconds, 1), "date": date.today().isoformat(),
-            "hardware": _hardware(next(average.parameters()).device),
-            "torch": torch.__version__, "diffclass": diffclass.__version__,
-        },
-    }  # fmt: skip
+        "training": {"recipe": recipe.as_dict(), **training_facts(seconds, next(average.parameters()).device)},
+    }
     if isinstance(average, CaptionedNetwork):
         metadata |= {"prompts": [list(row) for row in classifier.prompts.texts]} if classifier.prompts else {}
         return save_pixel_text(out / "model", average.parts, metadata, write_card(metadata))
     return save_model(out / "model", average, metadata, write_card(metadata))
-
-
-def _description(recipe: Recipe, space: Space, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Return what diffclass.json says of a model before anything is measured."""
-    return {
-        "format": 1,
-        "name": recipe.name,
-        "description": recipe.description,
-        "classes": list(classes),
-        "null_class": len(classes),
-        "space": {
-            "channels": space.channels, "height": space.height, "width": space.width, "scale": space.scale,
-            "offset": space.offset, "patch": space.patch, "data_std": space.data_std,
-        },
-        "parametrisation": {"kind": "edm", "sigma_data": space.data_std, "time_scale": recipe.train.time_scale},
-        "licence": recipe.data.licence,
-        "data": recipe.data.title,
-    }  # fmt: skip
-
-
-def _hardware(device: torch.device) -> str:
-    """Name what the network was trained on."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    names = [line for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
-    name = names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
-    n = torch.get_num_threads()
-    return f"{n} thread{'s' if n > 1 else ''} of {name}"
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.is_file() else []
