@@ -20,10 +20,20 @@ def test_every_caption_of_a_picture_is_read(tmp_path: Path) -> None:
     item = data.images[2]
     assert item.id == "red_blue_0.png"
     assert item.label is not None
-    own = (caption("red", "blue"), "a photo of blue to the right of red")
+    own = ("a photo of blue to the right of red", caption("red", "blue"))
     assert data.captions[item.label] == own
     assert tuple(data.texts[number] for number in data.numbers[item.label]) == own
     assert item.load((3, 16, 16))[0].mean() < 0.9
+
+
+def test_a_picture_may_have_several_lines(tmp_path: Path) -> None:
+    folder = save_captions(tmp_path / "scenes", copies=1)
+    lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    apart = [{**line, "text": text, "concept": "x"} for line in lines for text in reversed(line["text"])]
+    whole = open_captions(folder)
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, apart)))
+    assert open_captions(folder).captions == whole.captions
+    assert open_captions(folder).images.fingerprint == whole.images.fingerprint
 
 
 def test_pictures_with_the_same_captions_are_of_one_class(tmp_path: Path) -> None:
@@ -52,6 +62,20 @@ def test_splits_are_folders(tmp_path: Path) -> None:
     data = open_captions(tmp_path / "scenes", split="validation")
     assert (data.images.split, len(data.images)) == ("validation", 12)
     assert caption_splits(tmp_path / "scenes/train") == ()
+
+
+def test_folders_are_taken_together(tmp_path: Path) -> None:
+    for task in ("pair", "single"):
+        save_captions(tmp_path / f"scenes/{task}/train", copies=1)
+    save_captions(tmp_path / "scenes/pair/val", copies=1, names=("red", "blue"))
+    assert caption_splits(tmp_path / "scenes") == ("train", "validation")
+    data = open_captions(tmp_path / "scenes", split="train")
+    assert len(data.images) == 24
+    assert (data.images.ids[0], data.images.ids[-1]) == (
+        "pair/train/red_green_0.png", "single/train/yellow_blue_0.png",
+    )  # fmt: skip
+    assert len(data.captions) == 12
+    assert len(open_captions(tmp_path / "scenes", split="validation").images) == 2
 
 
 @pytest.fixture

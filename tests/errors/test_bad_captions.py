@@ -52,6 +52,11 @@ def splits(folder: Path) -> Path:
     return folder / "more"
 
 
+def mixed(folder: Path) -> Path:
+    save_captions(folder.parent / "other/train", copies=1)
+    return folder.parent
+
+
 Call = Callable[[Path], object]
 # {s} is a folder with captions, which every call gets.
 CAPTIONS: dict[str, tuple[Call, type[DiffclassError], str]] = {
@@ -80,10 +85,10 @@ CAPTIONS: dict[str, tuple[Call, type[DiffclassError], str]] = {
         InputError,
         "Line 1 of '{s}/metadata.jsonl' has no 'text'. It has: file_name.",
     ),
-    "a picture twice": (
-        lambda s: open_captions(rewrite(s, 1, file_name="red_green_0.png")),
+    "folders with splits and without": (
+        lambda s: open_captions(mixed(s)),
         InputError,
-        "The file '{s}/metadata.jsonl' lists 'red_green_0.png' twice. Give all captions of a picture in one line.",
+        "Some folders in '{h}' are divided into splits and others are not. Give one of them.",
     ),
     "no JSON": (
         lambda s: open_captions(put(s, "{")),

@@ -85,7 +85,7 @@ def test_what_was_saved_is_a_model_of_text(trained: Path) -> None:
     assert (card.name, card.classes) == ("concepts", ())
     assert card.figures["validation"]["accuracy_against_another_caption"]["n"] == 6
     assert "- **Reads**: captions" in (trained / "README.md").read_text()
-    assert check_denoiser(load(trained, device="cpu", dtype="float32")).ok
+    assert check_denoiser(load(trained, device="cpu", dtype="float32")).passed
     classifier = ZeroShotClassifier.from_pretrained(trained, device="cpu").classifier(["red", "blue"])
     assert classifier.classes_ == ("red", "blue")
 

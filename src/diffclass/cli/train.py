@@ -40,9 +40,9 @@ def train(
     From scratch: digits, mnist, textdigits, concepts, pneumonia, cifar10, cifar10-gpu, cifar10-late. digits needs no
     other data and takes a minute; the others need --data, and minutes to hours.
 
-    From another model (--from), on pictures with captions: dreambooth-concepts, medical-sd and medical-sd-lora
-    fine-tune a text-to-image model, clip-concepts and vilt-concepts a CLIP and a ViLT; clip-small and vilt-small are
-    small ones from scratch. See docs/fine-tuning.md.
+    On pictures with captions: dreambooth-concepts, concepts-sd-lora, medical-sd and medical-sd-lora fine-tune a
+    text-to-image model, clip-concepts and vilt-concepts a CLIP and a ViLT (--from names another one); clip-small and
+    vilt-small are small ones from scratch. See docs/fine-tuning.md.
 
     Run the same command again to go on after an interruption. The trained model is OUT/model; `diffclass calibrate
     OUT/model DATASET --held-out` makes it several times cheaper to ask.

@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -19,6 +19,7 @@ from diffclass.errors import InputError
 __all__ = ["CaptionedSet", "caption_splits", "open_captions"]
 
 _FILES = ("metadata.jsonl", "metadata.csv")
+_Parts = dict[str | None, list[Path]]  # folders with a metadata file, by split; None where there are no splits
 _Line = tuple[int, Mapping[str, Any]]  # its number, and what it says
 
 
@@ -53,10 +54,8 @@ def caption_splits(path: str | os.PathLike[str]) -> tuple[str, ...]:
     Raises:
         InputError: there is nothing to open.
     """
-    root = Path(path)
-    if not _has_captions(root):
-        return dataset_splits(path)
-    return tuple(sorted({SPLITS[folder.name.lower()] for folder in _split_folders(root)}))
+    parts = _parts(Path(path))
+    return tuple(sorted(split for split in parts if split is not None)) if parts else dataset_splits(path)
 
 
 def open_captions(
@@ -69,9 +68,10 @@ def open_captions(
 ) -> CaptionedSet:
     """Open pictures with captions; the pictures themselves are read when they are asked for.
 
-    A folder with metadata.jsonl or metadata.csv, whose lines have file_name and text (in JSON one caption or a list of
-    them), or with such a folder a split. Any labelled set that `open_dataset` reads, with a template or a sentence for
-    each class; what has no label is left out.
+    A folder with metadata.jsonl or metadata.csv, whose lines have file_name and text (a picture with several captions
+    has several lines or, in JSON, a list); a folder with such a folder a split; or a folder of either, whose pictures
+    are taken together. Any labelled set that `open_dataset` reads, with a template or a sentence for each class; what
+    has no label is left out.
 
     Args:
         split: "train", "validation" or "test"; must be given where there are several.
@@ -84,8 +84,8 @@ def open_captions(
         ConditionError: labelled pictures have fewer than two classes.
     """
     root = Path(path)
-    if _has_captions(root):
-        return _from_metadata(_folder(root, split), root.absolute().name, split, text_column)
+    if parts := _parts(root):
+        return _from_metadata(root, _choose(parts, root, split), split, text_column)
     if template is None and not sentences:
         raise InputError(
             f"The data set '{path}' has no captions. Put a metadata.jsonl with file_name and {text_column} into its "
@@ -112,61 +112,76 @@ def _metadata(folder: Path) -> Path | None:
     return next((folder / name for name in _FILES if (folder / name).is_file()), None)
 
 
-def _split_folders(root: Path) -> list[Path]:
-    """Find the folders of splits that have captions."""
+def _parts(root: Path, deeper: bool = True) -> _Parts:
+    """Find the folders with captions, by split; none if there are none."""
     if not root.is_dir():
-        return []
-    return sorted(f for f in root.iterdir() if f.is_dir() and f.name.lower() in SPLITS and _metadata(f))
+        return {}
+    if _metadata(root) is not None:
+        return {None: [root]}
+    inner = sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
+    found: _Parts = {}
+    for folder in inner:
+        if folder.name.lower() in SPLITS and _metadata(folder) is not None:
+            found.setdefault(SPLITS[folder.name.lower()], []).append(folder)
+    if found or not deeper:
+        return found
+    for folder in inner:
+        for split, folders in _parts(folder, deeper=False).items():
+            found.setdefault(split, []).extend(folders)
+    if None in found and len(found) > 1:
+        raise InputError(f"Some folders in '{root}' are divided into splits and others are not. Give one of them.")
+    return found
 
 
-def _has_captions(root: Path) -> bool:
-    return _metadata(root) is not None or bool(_split_folders(root))
-
-
-def _folder(root: Path, split: str | None) -> Path:
-    """Find the folder of a split."""
-    folders = {SPLITS[folder.name.lower()]: folder for folder in _split_folders(root)}
-    if not folders:
-        if split is None:
-            return root
-        raise InputError(f"The data set '{root}' is not divided into splits. Leave out split='{split}'.")
-    if split is None and len(folders) == 1:
-        return next(iter(folders.values()))
+def _choose(parts: _Parts, root: Path, split: str | None) -> list[Path]:
+    """Find the folders of a split."""
+    names = sorted(name for name in parts if name is not None)
+    if split is None and len(parts) == 1:
+        return next(iter(parts.values()))
     if split is None:
-        raise InputError(f"The data set '{root}' has several splits. Choose one of: {listed(sorted(folders))}.")
+        raise InputError(f"The data set '{root}' has several splits. Choose one of: {listed(names)}.")
+    if not names:
+        raise InputError(f"The data set '{root}' is not divided into splits. Leave out split='{split}'.")
     wanted = SPLITS.get(split.lower(), split)
-    if wanted not in folders:
-        raise InputError(f"The data set '{root}' has no split '{split}'. Choose one of: {listed(sorted(folders))}.")
-    return folders[wanted]
+    if wanted not in parts:
+        raise InputError(f"The data set '{root}' has no split '{split}'. Choose one of: {listed(names)}.")
+    return parts[wanted]
 
 
-def _from_metadata(folder: Path, name: str, split: str | None, column: str) -> CaptionedSet:
+def _from_metadata(root: Path, folders: Sequence[Path], split: str | None, column: str) -> CaptionedSet:
     """Read which captions every picture has."""
+    found: dict[Path, tuple[str, ...]] = {}
+    for folder in folders:
+        found |= _told(folder, column)
+    groups = tuple(dict.fromkeys(found.values()))
+    position = {group: index for index, group in enumerate(groups)}
+    labels: Int64[ndarray, " image"] = np.array([position[group] for group in found.values()], dtype=np.int64)
+    paths = list(found)
+    images = Dataset(
+        name=root.absolute().name, split=split, classes=tuple(" / ".join(group) for group in groups),
+        ids=tuple(path.relative_to(root).as_posix() for path in paths), labels=labels,
+        rows=np.arange(len(paths), dtype=np.int64), read=lambda row: paths[row],
+    )  # fmt: skip
+    return CaptionedSet(images=images, captions=groups)
+
+
+def _told(folder: Path, column: str) -> dict[Path, tuple[str, ...]]:
+    """Read the metadata of one folder: the captions of each picture, in alphabetical order."""
     file = _metadata(folder)
     assert file is not None
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[Path, set[str]] = {}
     for number, line in _lines(file):
         for key in ("file_name", column):
             if key not in line:
                 raise InputError(f"Line {number} of '{file}' has no '{key}'. It has: {listed([str(k) for k in line])}.")
-        picture = str(line["file_name"])
-        if picture in found:
-            raise InputError(f"The file '{file}' lists '{picture}' twice. Give all captions of a picture in one line.")
-        if not (folder / picture).is_file():
-            raise InputError(f"Line {number} of '{file}' names the picture '{picture}', which is not there.")
-        found[picture] = _texts(line[column], file, number)
+        picture = folder / str(line["file_name"])
+        if picture not in found and not picture.is_file():
+            raise InputError(f"Line {number} of '{file}' names the picture '{line['file_name']}', which is not there.")
+        found.setdefault(picture, set()).update(_texts(line[column], file, number))
     if not found:
         raise InputError(f"The file '{file}' lists no pictures.")
-    _check_all_told(folder, file, found)
-    groups = tuple(dict.fromkeys(found.values()))
-    position = {group: index for index, group in enumerate(groups)}
-    labels: Int64[ndarray, " image"] = np.array([position[group] for group in found.values()], dtype=np.int64)
-    paths = [folder / picture for picture in found]
-    images = Dataset(
-        name=name, split=split, classes=tuple(" / ".join(group) for group in groups), ids=tuple(found), labels=labels,
-        rows=np.arange(len(found), dtype=np.int64), read=lambda row: paths[row],
-    )  # fmt: skip
-    return CaptionedSet(images=images, captions=groups)
+    _check_all_told(folder, file, found.keys())
+    return {picture: tuple(sorted(texts)) for picture, texts in found.items()}
 
 
 def _texts(value: object, file: Path, number: int) -> tuple[str, ...]:
@@ -174,12 +189,12 @@ def _texts(value: object, file: Path, number: int) -> tuple[str, ...]:
     texts = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise InputError(f"Line {number} of '{file}' must hold a caption with words in it. Got {value!r}.")
-    return tuple(dict.fromkeys(" ".join(text.split()) for text in texts))
+    return tuple(" ".join(text.split()) for text in texts)
 
 
-def _check_all_told(folder: Path, file: Path, found: Mapping[str, object]) -> None:
+def _check_all_told(folder: Path, file: Path, found: Collection[Path]) -> None:
     """Refuse pictures without a caption, which training would pass over in silence."""
-    told = {(folder / picture).absolute() for picture in found}
+    told = {picture.absolute() for picture in found}
     there = (f for f in folder.rglob("*") if f.suffix.lower() in PICTURES and not f.name.startswith("."))
     silent = sorted(f.relative_to(folder).as_posix() for f in there if f.absolute() not in told)
     if silent:

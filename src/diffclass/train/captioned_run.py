@@ -19,10 +19,10 @@ from diffclass.errors import InputError
 from diffclass.train.caption_pairs import caption_figures
 from diffclass.train.captioned import CaptionedNetwork
 from diffclass.train.card import write_card
-from diffclass.train.finished import describe, pixel_std, rounded_denoiser, training_facts
 from diffclass.train.loop import Progress, TrainingSet, train_network
 from diffclass.train.network import build_network
 from diffclass.train.recipe import Recipe
+from diffclass.train.run import describe, pixel_std, rounded_denoiser, training_facts
 
 __all__ = ["caption_table", "load_captioned", "run_captioned", "split_captions"]
 

@@ -1,31 +1,34 @@
 """From a recipe to a model directory with measured figures on its card."""
 
+import copy
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+import diffclass
 from diffclass.data.datasets import Dataset, dataset_splits, open_dataset
 from diffclass.decide import DiffusionClassifier, Prompts, against_rest, fit_temperature
-from diffclass.denoisers import Space, save_model
+from diffclass.denoisers import EDM, Denoiser, PixelDenoiser, Space, save_model
 from diffclass.denoisers.compiled import compile_denoiser
+from diffclass.denoisers.precision import fastest_dtype, place_network
 from diffclass.denoisers.text_to_image.pixels import save_pixel_text
 from diffclass.errors import InputError
 from diffclass.stats.interval import mean_interval
 from diffclass.stats.metric import accuracy, auc, balanced_accuracy
 from diffclass.train.captioned import CaptionedNetwork
-from diffclass.train.captioned_run import run_captioned
 from diffclass.train.card import write_card
-from diffclass.train.finished import describe, pixel_std, rounded_denoiser, training_facts
 from diffclass.train.loop import Progress, TrainingSet, train_network
 from diffclass.train.network import build_network
 from diffclass.train.recipe import Recipe
 
-__all__ = ["held_out", "run_recipe"]
+__all__ = ["describe", "hardware", "held_out", "pixel_std", "rounded_denoiser", "run_recipe", "training_facts"]
 
 _WORTH_COMPILING = 1_000_000  # cells (image, draw, class)
 
@@ -64,6 +67,24 @@ def held_out(recipe: Recipe, source: str | Path | None = None) -> Dataset:
         source: the data set; the recipe's own name if None.
     """
     return _splits(recipe, recipe.data.name if source is None else source)[1]
+
+
+def rounded_denoiser(network: nn.Module, recipe: Recipe, space: Space, classes: tuple[str, ...]) -> Denoiser:
+    """Wrap the averaged weights, rounded as they will be saved, on the device they are on."""
+    device = next(network.parameters()).device
+    rounded = nn.Module.to(copy.deepcopy(network), torch.bfloat16)
+    train = recipe.train
+    spread = np.exp(train.log_sigma_mean + np.array([-3, 3]) * train.log_sigma_std)
+    options: dict[str, Any] = {
+        "parametrisation": EDM(space.data_std, train.time_scale),
+        "space": space,
+        "sigma_range": (float(spread[0]), float(spread[1])),
+        "metadata": {"classifier": dict(recipe.classifier)},
+    }
+    rounded = place_network(rounded, device=device, dtype=fastest_dtype(device))
+    if isinstance(rounded, CaptionedNetwork):
+        return rounded.eval().requires_grad_(False).as_denoiser(device=device, **options)
+    return PixelDenoiser(network=rounded, classes=classes, null_class=len(classes), **options)
 
 
 def _classifier(network: nn.Module, recipe: Recipe, space: Space, classes: tuple[str, ...]) -> DiffusionClassifier:
@@ -149,6 +170,8 @@ def run_recipe(
     """
     source = recipe.data.name if data is None else data
     if recipe.data.captioned:
+        from diffclass.train.captioned_run import run_captioned
+
         return run_captioned(recipe, source, out=out, device=device, report=report, note=note)
     train_set, validation_set, test_set = _splits(recipe, source)
     training = _load(train_set, recipe)
@@ -191,6 +214,13 @@ def _part(dataset: Dataset | None, n: int | None) -> Dataset | None:
     return dataset if n is None or n >= len(dataset) else dataset.sample(n, seed=0)
 
 
+def pixel_std(images: Tensor) -> float:
+    """[model units] Standard deviation of the pixels of up to 5,000 images."""
+    part = images[:: max(1, len(images) // 5000)]
+    scale = 1.0 if part.is_floating_point() else 255.0
+    return round(float((2 * part.float() / scale - 1).std()), 4)
+
+
 def _finish(
     average: nn.Module, recipe: Recipe, space: Space, classes: tuple[str, ...], seconds: float,
     validation: TrainingSet, test_set: Dataset | None, out: Path, note: Note,
@@ -224,3 +254,43 @@ def _finish(
         metadata |= {"prompts": [list(row) for row in classifier.prompts.texts]} if classifier.prompts else {}
         return save_pixel_text(out / "model", average.parts, metadata, write_card(metadata))
     return save_model(out / "model", average, metadata, write_card(metadata))
+
+
+def describe(recipe: Recipe, space: Space, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Return what diffclass.json says of a model before anything is measured."""
+    return {
+        "format": 1,
+        "name": recipe.name,
+        "description": recipe.description,
+        "classes": list(classes),
+        "null_class": len(classes),
+        "space": {
+            "channels": space.channels, "height": space.height, "width": space.width, "scale": space.scale,
+            "offset": space.offset, "patch": space.patch, "data_std": space.data_std,
+        },
+        "parametrisation": {"kind": "edm", "sigma_data": space.data_std, "time_scale": recipe.train.time_scale},
+        "licence": recipe.data.licence,
+        "data": recipe.data.title,
+    }  # fmt: skip
+
+
+def training_facts(seconds: float, device: torch.device) -> dict[str, Any]:
+    """Return when, where and how long something was trained."""
+    return {
+        "seconds": round(seconds, 1), "date": date.today().isoformat(), "hardware": hardware(device),
+        "torch": torch.__version__, "diffclass": diffclass.__version__,
+    }  # fmt: skip
+
+
+def hardware(device: torch.device) -> str:
+    """Name what the network was trained on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    names = [line for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
+    name = names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
+    n = torch.get_num_threads()
+    return f"{n} thread{'s' if n > 1 else ''} of {name}"
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.is_file() else []

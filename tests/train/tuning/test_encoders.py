@@ -54,7 +54,7 @@ def trained(request: pytest.FixtureRequest, scenes: Path, tmp_path_factory: pyte
 def test_the_loss_falls(trained: Any) -> None:
     name, _, seen = trained
     assert [progress.step for progress in seen] == list(range(10, 100, 10))
-    assert seen[-1].loss < 0.75 * seen[0].loss, name
+    assert seen[-1].loss < 0.85 * seen[0].loss, name
 
 
 class Killed(Exception):

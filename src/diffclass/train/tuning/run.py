@@ -13,8 +13,8 @@ from diffclass.data.datasets import Item
 from diffclass.errors import InputError
 from diffclass.train.caption_pairs import caption_figures
 from diffclass.train.captioned_run import split_captions
-from diffclass.train.finished import training_facts
 from diffclass.train.loop import Progress
+from diffclass.train.run import training_facts
 from diffclass.train.tuning.card import write_tuning_card
 from diffclass.train.tuning.contrastive import ContrastiveTask
 from diffclass.train.tuning.encoders import build_encoder, open_encoder, save_encoder

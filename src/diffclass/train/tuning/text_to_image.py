@@ -17,8 +17,8 @@ from diffclass.denoisers.text_to_image.tokens import check_prompts
 from diffclass.errors import ConfigError, UnsupportedModel
 from diffclass.evidence import Objective
 from diffclass.train.captioned_run import caption_table
-from diffclass.train.finished import training_facts
 from diffclass.train.loop import Progress, pick_indices, random_at
+from diffclass.train.run import training_facts
 from diffclass.train.tuning.latents import encode_once
 from diffclass.train.tuning.loop import tune
 from diffclass.train.tuning.recipe import LoraPart, TuningRecipe
