@@ -186,7 +186,7 @@ def _told(folder: Path, column: str) -> dict[Path, tuple[str, ...]]:
 
 def _texts(value: object, file: Path, number: int) -> tuple[str, ...]:
     """Read one caption or several."""
-    texts = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    texts: list[Any] = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise InputError(f"Line {number} of '{file}' must hold a caption with words in it. Got {value!r}.")
     return tuple(" ".join(text.split()) for text in texts)

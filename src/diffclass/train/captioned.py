@@ -39,7 +39,8 @@ class CaptionedNetwork(nn.Module):
     def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor) -> Any:
         """Call the UNet; a caption of the batch is embedded once, however often it is there."""
         told, place = torch.unique(class_labels, return_inverse=True)
-        states = self.text_encoder(self.token_ids[told]).last_hidden_state
+        token_ids: Any = self.token_ids
+        states = self.text_encoder(token_ids[told]).last_hidden_state
         return self.unet(sample, timestep, encoder_hidden_states=states[place])
 
     @property

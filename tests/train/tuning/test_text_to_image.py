@@ -33,7 +33,7 @@ def tiny(model: Path, **train: Any) -> TuningRecipe:
 
 
 def with_lora(recipe: TuningRecipe) -> TuningRecipe:
-    return replace(recipe, lora=LoraPart(rank=4, alpha=8.0))
+    return replace(recipe, lora=LoraPart(rank=4, alpha=8))
 
 
 @pytest.fixture(scope="module")

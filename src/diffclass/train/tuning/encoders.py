@@ -97,7 +97,7 @@ def _picture(item: Item) -> Image.Image:
     """Open a picture in its own size, as colour."""
     source = item.read()
     if isinstance(source, np.ndarray):
-        size = source.shape[:2]
+        size = source.shape[0], source.shape[1]
     elif isinstance(source, Image.Image):
         size = source.height, source.width
     else:
@@ -106,7 +106,7 @@ def _picture(item: Item) -> Image.Image:
                 size = opened.height, opened.width
         except OSError:
             size = (1, 1)  # what is wrong is said below
-    prepared = prepare_image(source, (3, *size), resize="refuse", convert=True, name=item.id)
+    prepared = prepare_image(source, (3, size[0], size[1]), resize="refuse", convert=True, name=item.id)
     pixels = prepared.pixels if prepared.pixels.dtype == np.uint8 else np.rint(prepared.pixels * 255).astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
@@ -184,7 +184,7 @@ def _small_clip(options: Mapping[str, Any], texts: Sequence[str]) -> Encoder:
         "pad_token_id": tokenizer.pad_token_id,
     }  # fmt: skip
     rest = {key: value for key, value in options.items() if key not in ("text", "vision")}
-    config = CLIPConfig(text_config={**text, **options["text"]}, vision_config=dict(options["vision"]), **rest)
+    config: Any = CLIPConfig(text_config={**text, **options["text"]}, vision_config=dict(options["vision"]), **rest)
     model = CLIPModel(config)
     side = config.vision_config.image_size
     processor = CLIPImageProcessorPil(
@@ -203,10 +203,8 @@ def _small_vilt(options: Mapping[str, Any], texts: Sequence[str]) -> Encoder:
     tokenizer = BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, model_max_length=length)
     sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": length, "pad_token_id": tokenizer.pad_token_id}
     config = ViltConfig(**{**sizes, **options})
-    processor = ViltImageProcessorPil(
-        size={"shortest_edge": config.image_size}, size_divisor=config.patch_size,
-        image_mean=[0.5] * 3, image_std=[0.5] * 3,
-    )  # fmt: skip
+    sized: dict[str, Any] = {"size": {"shortest_edge": config.image_size}, "size_divisor": config.patch_size}
+    processor = ViltImageProcessorPil(image_mean=[0.5] * 3, image_std=[0.5] * 3, **sized)
     model = ViltForImageAndTextRetrieval(config)
     return Encoder(kind="matching", model=model, tokenizer=tokenizer, processor=processor)
 

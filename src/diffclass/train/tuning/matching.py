@@ -1,7 +1,7 @@
 """ViLT on captions: the score of an image with its own caption is to be the highest among wrong ones."""
 
 from collections.abc import Mapping, Sequence
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ __all__ = ["MatchingTask", "matching_scores"]
 
 
 def matching_scores(
-    model: nn.Module, pixels: Mapping[str, Tensor], tokens: Mapping[str, Tensor]
+    model: Any, pixels: Mapping[str, Tensor], tokens: Mapping[str, Tensor]
 ) -> Float[Tensor, "batch prompt"]:
     """Score each image with each of its captions; the patches of an image are embedded once.
 

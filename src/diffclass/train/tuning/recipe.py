@@ -136,7 +136,7 @@ class LoraPart:
     """
 
     rank: int = 16
-    alpha: float | None = None
+    alpha: int | None = None
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
 
 

@@ -60,11 +60,12 @@ def _save_lora(directory: Path, denoiser: PipelineDenoiser) -> None:
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
 
-    part, network = denoiser.family.part, denoiser.network
+    part = denoiser.family.part
+    network: Any = denoiser.network
     weights = get_peft_model_state_dict(network)
     if part == "unet":
         weights = convert_state_dict_to_diffusers(weights)
-    config = network.peft_config["default"].to_dict()  # pyright: ignore[reportIndexIssue, reportCallIssue]
+    config = network.peft_config["default"].to_dict()
     told = {f"{part}_lora_layers": weights, f"{part}_lora_adapter_metadata": config}
     type(denoiser.pipe).save_lora_weights(directory, **told)
     (directory / _LORA).chmod(0o644)
