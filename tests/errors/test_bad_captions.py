@@ -17,7 +17,7 @@ from diffclass.train.loop import random_at
 from diffclass.train.tuning.batches import CaptionNumbers
 from diffclass.train.tuning.encoders import Encoder, build_encoder, open_encoder
 from diffclass.train.tuning.recipe import LoraPart, StartPart, TuningPart, TuningRecipe, load_any_recipe
-from diffclass.train.tuning.text_to_image import open_start
+from diffclass.train.tuning.text_to_image import TextToImageTask, open_start
 from tiny_captions import save_captions
 
 
@@ -305,6 +305,19 @@ STARTS: dict[str, tuple[Tune, type[DiffclassError], str]] = {
 }  # fmt: skip
 
 
+def test_mirrored_pictures_must_not_say_left_and_right(pipelines: Path, tmp_path: Path) -> None:
+    recipe = sd(pipelines / "sd1")
+    flipped = replace(recipe, data=replace(recipe.data, flip=True))
+    data = open_captions(save_captions(tmp_path / "scenes", copies=1))
+    denoiser = open_start(flipped, torch.device("cpu"))
+    with pytest.raises(InputError) as caught:
+        TextToImageTask(denoiser, data, flipped, tmp_path / "latents.safetensors", lambda line: None)
+    assert str(caught.value) == (
+        "The caption 'a photo of green to the right of red' says left or right, and 'flip' mirrors pictures. Set it to "
+        "false."
+    )
+
+
 @pytest.mark.parametrize("case", STARTS)
 def test_the_sentence_of_a_start(case: str, pipelines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make, kind, wanted = STARTS[case]
@@ -318,6 +331,10 @@ SHELL = {
     "no data": (
         "train clip-small --out {h}/out",
         "Error: The recipe 'clip-small' needs --data: a folder of pictures with captions.",
+    ),
+    "test images": (
+        "train concepts --data {h} --test-images 3 --out {h}/out",
+        "Error: The recipe 'concepts' is for pictures with captions and takes no --test-images.",
     ),
     "from scratch": (
         "train digits --from somewhere --out {h}/out",

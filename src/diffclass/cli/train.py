@@ -56,7 +56,7 @@ def train(
 
     use_threads(threads)
     plan = load_any_recipe(recipe)
-    _check(plan, data, start)
+    _check(plan, data, start, test_images)
     on_interrupt(f"Stopped. The checkpoint is in '{out}', and the same command goes on from there.")
     with progress_line() as say:
         told: dict[str, Any] = {"out": out, "device": _device(device), "report": lambda now: say(_line(now))}
@@ -72,13 +72,16 @@ def train(
     note(f"saved: {path}")
 
 
-def _check(plan: "Recipe | TuningRecipe", data: str | None, start: str | None) -> None:
+def _check(plan: "Recipe | TuningRecipe", data: str | None, start: str | None, test_images: int | None) -> None:
     """Refuse options that a recipe has no use for."""
-    tuning = "kind" in plan.as_dict()
+    table = plan.as_dict()
+    tuning = "kind" in table
     if tuning and data is None:
         raise click.UsageError(f"The recipe '{plan.name}' needs --data: a folder of pictures with captions.")
     if start is not None and not tuning:
         raise click.UsageError(f"The recipe '{plan.name}' starts from random weights and takes no --from.")
+    if test_images is not None and (tuning or table["data"]["captioned"]):
+        raise click.UsageError(f"The recipe '{plan.name}' is for pictures with captions and takes no --test-images.")
 
 
 def _device(device: str) -> str:

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, final
 
@@ -40,6 +41,12 @@ class CaptionedSet:
     def texts(self) -> tuple[str, ...]:
         """Every caption once, in the order of the classes."""
         return tuple(dict.fromkeys(text for group in self.captions for text in group))
+
+    @property
+    def fingerprint(self) -> str:
+        """Identify the set by its ids, classes and captions (not its pixels): for a run's configuration."""
+        content = repr((self.images.fingerprint, self.captions))
+        return blake2b(content.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
     @property
     def numbers(self) -> tuple[tuple[int, ...], ...]:

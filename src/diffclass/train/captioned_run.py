@@ -1,6 +1,7 @@
 """From a recipe and pictures with captions of their own to a model directory with measured figures on its card."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import lcm
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,7 @@ def run_captioned(
     """
     train_set, validation = split_captions(source, recipe.train.seed)
     texts = train_set.texts
+    recipe = replace(recipe, data=replace(recipe.data, spoken=texts))  # a checkpoint of other captions is refused
     training = load_captioned(train_set, recipe.data.shape, recipe.data.resize, texts)
     note(f"{len(training.labels)} training images with {len(texts)} captions")
     channels, height, width = recipe.data.shape

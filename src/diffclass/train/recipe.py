@@ -28,7 +28,8 @@ class DataPart:
         flip: mirror half of the images (only where left and right do not matter).
         shift: [pixels] largest random shift, with edge padding.
         captions: templates with {} in the place of the class, for a network that reads text.
-        spoken: what stands in that place for each class, in the order of the classes; their names if None.
+        spoken: what stands in that place for each class, in the order of the classes; their names if None. Of
+            captioned images, every caption, which the data tells.
         captioned: whether every image has captions of its own (`open_captions`), in place of a class.
     """
 

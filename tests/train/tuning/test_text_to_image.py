@@ -11,9 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from diffclass.data.captions import open_captions
-from diffclass.denoisers import PipelineDenoiser, load
+from diffclass.denoisers import PipelineDenoiser, Space, load, read_card
+from diffclass.denoisers.text_to_image.pixels import save_pixel_text
+from diffclass.train import load_recipe
+from diffclass.train.captioned import CaptionedNetwork
 from diffclass.train.captioned_run import split_captions
 from diffclass.train.loop import Progress
+from diffclass.train.network import build_network
+from diffclass.train.run import describe
 from diffclass.train.tuning import TuningRecipe, load_any_recipe, run_tuning
 from diffclass.train.tuning.loop import tune
 from diffclass.train.tuning.recipe import LoraPart
@@ -70,7 +75,7 @@ def test_the_loss_of_every_prediction_falls(name: str, pipelines: Path, scenes: 
             return sum(float(task.loss(step, 0)) for step in range(1000, 1016)) / 16
 
     before = loss()
-    tune(task, recipe.train, steps=25, identity="", checkpoint=tmp_path / "checkpoint.pt", report=quiet)
+    tune(task, recipe.train, steps=20, identity="", checkpoint=tmp_path / "checkpoint.pt", report=quiet)
     assert loss() < 0.95 * before
 
 
@@ -136,7 +141,7 @@ def trained(recipe: TuningRecipe, scenes: Path, tmp_path: Path) -> TextToImageTa
     data, _ = split_captions(scenes, recipe.train.seed)
     task = TextToImageTask(denoiser, data, recipe, tmp_path / "out/latents.safetensors", quiet)
     checkpoint = tmp_path / "out/checkpoint.pt"
-    identity = repr((recipe.identity, data.images.fingerprint))
+    identity = repr((recipe.identity, data.fingerprint))
     tune(task, recipe.train, steps=12, identity=identity, checkpoint=checkpoint, report=quiet)
     denoiser.network.eval()
     return task
@@ -144,6 +149,7 @@ def trained(recipe: TuningRecipe, scenes: Path, tmp_path: Path) -> TextToImageTa
 
 def test_text_encoders_are_trained_where_that_is_asked_for(pipelines: Path, scenes: Path, tmp_path: Path) -> None:
     recipe = tiny(pipelines / "sd1")
+    recipe = replace(recipe, train=replace(recipe.train, steps=2))
     frozen = run_tuning(recipe, data=scenes, out=tmp_path / "frozen")
     both = run_tuning(_texts_too(recipe), data=scenes, out=tmp_path / "both")
     before, same, other = (
@@ -184,3 +190,27 @@ def test_a_dropped_caption_is_the_empty_one(pipelines: Path, scenes: Path, tmp_p
     assert known.null is not None
     assert torch.equal(told[1], known.null["encoder_hidden_states"][0])
     assert torch.equal(told[[0, 2]], known.tensors["encoder_hidden_states"])
+
+
+def test_small_models_of_pixels_are_tuned_too(scenes: Path, tmp_path: Path) -> None:
+    recipe = load_recipe("concepts")
+    options = {**recipe.network.options, "block_out_channels": [8, 16], "norm_num_groups": 4, "attention_head_dim": 2}
+    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    part = replace(recipe.network, options=options, text=text)
+    space = Space(channels=3, height=16, width=16, patch=4, data_std=0.5)
+    network = build_network(part, space, 2, TEXTS)
+    assert isinstance(network, CaptionedNetwork)
+    plan = replace(recipe, network=part)
+    metadata = {
+        **describe(plan, space, ()),
+        "sigma_range": [0.1, 10.0],
+        "classifier": {**recipe.classifier, "temperature": 9.0},
+    }
+    start = save_pixel_text(tmp_path / "start", network.parts, metadata, "A model.")
+    tuning = tiny(start, learning_rate=1e-3)
+    model = run_tuning(tuning, data=scenes, out=tmp_path / "out")
+    before, after = (load(where, device="cpu", dtype="float32") for where in (start, model))
+    assert not torch.allclose(answer(before), answer(after), atol=1e-3)
+    assert (after.space, after.parametrisation) == (before.space, before.parametrisation)
+    assert "temperature" not in after.metadata["classifier"]
+    assert read_card(model).name == "concepts-sd-lora"

@@ -92,7 +92,7 @@ def _run_encoder(
         encoder = open_encoder(kind, recipe.start.model)
     task = (ContrastiveTask if kind == "contrastive" else MatchingTask)(encoder, train_set, train, device)
     seconds = tune(
-        task, train, steps=facts["steps"], identity=repr((recipe.identity, train_set.images.fingerprint)),
+        task, train, steps=facts["steps"], identity=repr((recipe.identity, train_set.fingerprint)),
         checkpoint=out / "checkpoint.pt", report=report,
     )  # fmt: skip
     encoder.model.eval()

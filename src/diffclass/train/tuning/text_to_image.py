@@ -14,7 +14,7 @@ from diffclass.data.captions import CaptionedSet
 from diffclass.denoisers import PipelineDenoiser, load
 from diffclass.denoisers.text_to_image.files import require_peft
 from diffclass.denoisers.text_to_image.tokens import check_prompts
-from diffclass.errors import ConfigError, UnsupportedModel
+from diffclass.errors import ConfigError, InputError, UnsupportedModel
 from diffclass.evidence import Objective
 from diffclass.train.captioned_run import caption_table
 from diffclass.train.loop import Progress, pick_indices, random_at
@@ -25,6 +25,8 @@ from diffclass.train.tuning.recipe import LoraPart, TuningRecipe
 from diffclass.train.tuning.saving import save_tuned
 
 __all__ = ["TextToImageTask", "open_start", "run_text_to_image"]
+
+_SIDES = {"left", "right"}
 
 Report = Callable[[Progress], None]
 Note = Callable[[str], None]
@@ -109,6 +111,9 @@ class TextToImageTask:
         self, denoiser: PipelineDenoiser, data: CaptionedSet, recipe: TuningRecipe, cache: Path, note: Note
     ) -> None:
         self.denoiser, self._recipe, self._texts = denoiser, recipe, data.texts
+        sided = next((text for text in data.texts if _SIDES & set(text.lower().split())), None)
+        if recipe.data.flip and sided is not None:
+            raise InputError(f"The caption {sided!r} says left or right, and 'flip' mirrors pictures. Set it to false.")
         self._prompts = caption_table(data, data.texts)[torch.from_numpy(data.images.labels.copy())]
         self._latents = encode_once(
             denoiser, data.images, resize=recipe.data.resize, flip=recipe.data.flip, identity=repr(recipe.start),
@@ -215,7 +220,7 @@ def run_text_to_image(
     denoiser = open_start(recipe, device)
     task = TextToImageTask(denoiser, train_set, recipe, out / "latents.safetensors", note)
     seconds = tune(
-        task, recipe.train, steps=facts["steps"], identity=repr((recipe.identity, train_set.images.fingerprint)),
+        task, recipe.train, steps=facts["steps"], identity=repr((recipe.identity, train_set.fingerprint)),
         checkpoint=out / "checkpoint.pt", report=report,
     )  # fmt: skip
     facts |= {"figures": {}, "training": training_facts(seconds, device)}
