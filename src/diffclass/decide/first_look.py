@@ -13,11 +13,11 @@ from torch import Tensor
 
 from diffclass.decide.prompts import Prompts
 from diffclass.denoisers.card import read_json
-from diffclass.denoisers.weights import fetch_encoder
+from diffclass.denoisers.weights import fetch, is_hub_id
 from diffclass.errors import DiffclassWarning, RangeError, UnsupportedModel, WeightsMissing
 from diffclass.evidence import Foresight
 
-__all__ = ["FirstLook"]
+__all__ = ["FirstLook", "find_encoder"]
 
 _KINDS = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "SiglipModel"}
 
@@ -73,7 +73,7 @@ class FirstLook:
         Raises:
             ModelError: it is not there, or of another kind.
         """
-        directory = fetch_encoder(model)
+        directory = find_encoder(model)
         kind = _KINDS.get(str(read_json(directory / "config.json").get("model_type")))
         if kind is None:
             raise UnsupportedModel(
@@ -151,3 +151,24 @@ class FirstLook:
 def _pooled(found: Any) -> Tensor:
     """Return the projected features, which transformers 5 puts into an object."""
     return found if isinstance(found, Tensor) else found.pooler_output
+
+
+def find_encoder(model: str | Path) -> Path:
+    """Find a model here, or on the hub with its tokenizer.
+
+    Raises:
+        WeightsMissing: it is neither a directory nor on the hub.
+    """
+    if Path(model).is_dir():
+        return Path(model)
+    if not is_hub_id(str(model)):
+        return fetch(str(model))  # which refuses it
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(model), allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model"]))
+    except (OSError, ValueError) as error:
+        raise WeightsMissing(
+            f"The model {str(model)!r} is neither a directory here nor to be had from the Hugging Face hub "
+            f"({type(error).__name__}). Check the name and the connection, or download it first and give its directory."
+        ) from error

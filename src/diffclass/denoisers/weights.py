@@ -18,7 +18,6 @@ from diffclass.errors import ResultError, UnsupportedModel, WeightsMismatch, Wei
 __all__ = [
     "cast_weights",
     "fetch",
-    "fetch_encoder",
     "find_weights",
     "is_hub_id",
     "misfits",
@@ -50,27 +49,6 @@ def fetch(model_id: str) -> Path:
     except (OSError, ValueError) as error:
         raise WeightsMissing(
             f"The model {model_id!r} is neither a directory here nor to be had from the Hugging Face hub "
-            f"({type(error).__name__}). Check the name and the connection, or download it first and give its directory."
-        ) from error
-
-
-def fetch_encoder(model: str | Path) -> Path:
-    """Find an encoder of images and text here, or on the hub with its tokenizer.
-
-    Raises:
-        WeightsMissing: it is no directory, and not to be had from the hub.
-    """
-    if Path(model).is_dir():
-        return Path(model)
-    if not is_hub_id(str(model)):
-        return fetch(str(model))  # which refuses it
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(model), allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model"]))
-    except (OSError, ValueError) as error:
-        raise WeightsMissing(
-            f"The model {str(model)!r} is neither a directory here nor to be had from the Hugging Face hub "
             f"({type(error).__name__}). Check the name and the connection, or download it first and give its directory."
         ) from error
 

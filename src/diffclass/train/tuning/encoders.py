@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from diffclass.data.datasets import Item
 from diffclass.data.images import prepare_image
+from diffclass.decide.first_look import find_encoder
 from diffclass.denoisers.text_to_image.pixels import small_tokenizer
 from diffclass.denoisers.text_to_image.quiet import libraries_quiet
-from diffclass.denoisers.weights import fetch_encoder, write_directory
+from diffclass.denoisers.weights import write_directory
 from diffclass.errors import ConfigError, InputError, UnsupportedModel
 from diffclass.train.tuning.recipe import StartPart
 
@@ -126,7 +127,7 @@ def open_encoder(kind: str, model: str | Path) -> Encoder:
     from diffclass.denoisers.card import read_json
 
     name, wanted = _MODELS[kind]
-    directory = fetch_encoder(model)
+    directory = find_encoder(model)
     found = read_json(directory / "config.json").get("model_type")
     if found != wanted:
         raise UnsupportedModel(
