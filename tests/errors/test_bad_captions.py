@@ -193,7 +193,7 @@ def test_the_sentence(case: str, tmp_path: Path) -> None:
 
 RECIPES: dict[str, tuple[Callable[[], object], str]] = {
     "steps and epochs": (
-        lambda: TuningPart(learning_rate=1e-3, steps=2, epochs=1.0),
+        lambda: TuningPart(learning_rate=1e-3, steps=2, epochs=1),
         "[train] must give either 'steps' or 'epochs'. Got 2 steps and 1 epochs.",
     ),
     "no images": (

@@ -182,8 +182,15 @@ def list_recipes() -> tuple[str, ...]:
 
 
 def load_recipe(source: str | Path) -> Recipe:
-    """Read a recipe from a TOML file, or by the name of one that comes with the package."""
-    return Recipe.from_dict(*read_recipe(source))
+    """Read a recipe for training from scratch from a TOML file, or by the name of one that comes with the package.
+
+    Raises:
+        ConfigError: there is no such recipe, it cannot be used, or it is one of another kind.
+    """
+    table, where = read_recipe(source)
+    if "kind" in table:
+        raise ConfigError(f"{where} is a recipe of the kind {table['kind']!r}. Read it with load_any_recipe.")
+    return Recipe.from_dict(table, where)
 
 
 def read_recipe(source: str | Path) -> tuple[dict[str, Any], str]:

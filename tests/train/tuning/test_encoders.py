@@ -66,7 +66,7 @@ class Killed(Exception):
 def test_a_killed_run_ends_with_the_bytes_of_an_unbroken_one(
     name: str, ema: float, scenes: Path, tmp_path: Path
 ) -> None:
-    recipe = tiny(name, accumulate=2, ema_half_life=ema)
+    recipe = tiny(name, accumulate=2, ema_half_life=ema, checkpointing=True)
     recipe = replace(recipe, train=replace(recipe.train, steps=14))
     whole = run_tuning(recipe, data=scenes, out=tmp_path / "whole")
 

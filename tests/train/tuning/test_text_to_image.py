@@ -33,7 +33,7 @@ def tiny(model: Path, **train: Any) -> TuningRecipe:
     recipe = load_any_recipe("concepts-sd-lora")
     assert isinstance(recipe, TuningRecipe)
     start = replace(recipe.start, model=str(model), size=None)
-    part = replace(recipe.train, steps=12, batch_size=4, accumulate=1, checkpointing=False, **train)
+    part = replace(recipe.train, steps=12, batch_size=4, accumulate=1, **train)
     return replace(recipe, start=start, train=part, lora=None)
 
 

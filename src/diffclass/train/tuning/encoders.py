@@ -57,6 +57,11 @@ class Encoder:
         config = self.model.config
         return int(getattr(config, "text_config", config).max_position_embeddings)
 
+    def checkpoint_activations(self) -> None:
+        """Compute activations twice, to save memory."""
+        newer = getattr(self.model, "activation_checkpointing_enable", None)  # transformers 5 renamed it
+        (newer or self.model.gradient_checkpointing_enable)()
+
     def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Turn captions into tokens, all of one length.
 

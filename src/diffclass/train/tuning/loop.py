@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from diffclass.errors import NonFiniteError, ResultError
-from diffclass.train.loop import Progress, precision, random_at
+from diffclass.train.loop import Progress, plain_attention, random_at
 from diffclass.train.tuning.recipe import TuningPart
 
 __all__ = ["Task", "learning_rate_share", "tune"]
@@ -78,8 +78,9 @@ class _Run:
         train, total = self.train, torch.zeros((), device=self.task.device)
         self.optimizer.zero_grad(set_to_none=True)
         for part in range(train.accumulate):
-            with _global_stream(train.seed, self.step, part, self.task.device):
-                with precision(self.task.device):
+            device = self.task.device  # attention is the same where activations are computed a second time
+            with _global_stream(train.seed, self.step, part, device), plain_attention(device):
+                with torch.autocast(device.type, torch.bfloat16):
                     loss = self.task.loss(self.step, part) / train.accumulate
                 loss.backward()
             total += loss.detach()

@@ -67,7 +67,7 @@ class MatchingTask:
         self._pixels = [encoder.picture(item) for item in data.images]
         encoder.model.to(device).train()
         if train.checkpointing:
-            encoder.model.gradient_checkpointing_enable()
+            encoder.checkpoint_activations()
 
     def parameters(self) -> Mapping[str, nn.Parameter]:
         """Return all weights."""

@@ -85,7 +85,7 @@ class TuningPart:
 
     learning_rate: float
     steps: int = 0
-    epochs: float = 0.0
+    epochs: int = 0
     batch_size: int = 8
     accumulate: int = 1
     decay: str = "constant"
@@ -103,7 +103,7 @@ class TuningPart:
         """Refuse settings that cannot be used."""
         if (self.steps > 0) == (self.epochs > 0):
             raise ConfigError(
-                f"[train] must give either 'steps' or 'epochs'. Got {self.steps} steps and {self.epochs:g} epochs."
+                f"[train] must give either 'steps' or 'epochs'. Got {self.steps} steps and {self.epochs} epochs."
             )
         for name in ("batch_size", "accumulate", "negatives"):
             if getattr(self, name) < 1:
