@@ -16,7 +16,16 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 
-@click.command()
+_RECIPES = """\b
+Recipes:
+  on classes    digits, mnist, pneumonia, cifar10, cifar10-gpu, cifar10-late
+  on captions   textdigits, concepts, clip-small, vilt-small
+  fine-tuned    dreambooth-concepts, concepts-sd-lora, clip-concepts,
+                vilt-concepts, medical-sd, medical-sd-lora
+"""
+
+
+@click.command(epilog=_RECIPES)
 @click.argument("recipe")
 @click.option("--data", metavar="DATASET", help="The data set, in place of the one that the recipe names.")
 @click.option(
@@ -35,14 +44,11 @@ def train(
     recipe: str, data: str | None, start: str | None, device: str, threads: int | None, test_images: int | None,
     out: Path, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
-    """Train a network by RECIPE: one of those that come along, or a TOML file of yours.
+    """Train a network by RECIPE: one of those listed below, or a TOML file of yours.
 
-    From scratch: digits, mnist, textdigits, concepts, pneumonia, cifar10, cifar10-gpu, cifar10-late. digits needs no
-    other data and takes a minute; the others need --data, and minutes to hours.
-
-    On pictures with captions: dreambooth-concepts, concepts-sd-lora, medical-sd and medical-sd-lora fine-tune a
-    text-to-image model, clip-concepts and vilt-concepts a CLIP and a ViLT (--from names another one); clip-small and
-    vilt-small are small ones from scratch. See docs/fine-tuning.md.
+    digits needs no other data and takes a minute; the others need --data, and minutes to hours, those that fine-tune
+    another model (--from) a GPU. Data for concepts, clip-small, vilt-small and fine-tuning are pictures with captions
+    (docs/fine-tuning.md).
 
     Run the same command again to go on after an interruption. The trained model is OUT/model; `diffclass calibrate
     OUT/model DATASET --held-out` makes it several times cheaper to ask.
