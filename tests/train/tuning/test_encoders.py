@@ -136,10 +136,9 @@ def test_training_goes_on_from_a_saved_model(trained: Any, scenes: Path, tmp_pat
     assert str(model) in (again / "README.md").read_text()
 
 
+@pytest.mark.parametrize("trained", ["clip-small"], indirect=True)
 def test_the_contrastive_loss_is_that_of_transformers(trained: Any, scenes: Path) -> None:
-    name, model, _ = trained
-    if name != "clip-small":
-        pytest.skip("of CLIP")
+    _, model, _ = trained
     encoder = open_encoder("contrastive", model)
     data = open_captions(scenes)
     items = [data.images[0], data.images[9], data.images[40]]
@@ -152,10 +151,9 @@ def test_the_contrastive_loss_is_that_of_transformers(trained: Any, scenes: Path
         assert torch.allclose(contrastive_loss(seen, read, encoder.model.logit_scale), wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("trained", ["vilt-small"], indirect=True)
 def test_scores_of_many_captions_are_those_of_pairs(trained: Any, scenes: Path) -> None:
-    name, model, _ = trained
-    if name != "vilt-small":
-        pytest.skip("of ViLT")
+    _, model, _ = trained
     encoder = open_encoder("matching", model)
     network = encoder.model.eval()
     images = [encoder.picture(item) for item in open_captions(scenes).images.subset([0, 30])]
