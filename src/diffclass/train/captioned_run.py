@@ -77,13 +77,13 @@ def caption_table(data: CaptionedSet, texts: tuple[str, ...]) -> Int64[Tensor, "
 
 
 def run_captioned(
-    recipe: Recipe, source: str | Path, *, out: Path, device: str, report: Report, note: Note
+    recipe: Recipe, data: str | Path | None, *, out: Path, device: str, report: Report, note: Note
 ) -> Path:  # fmt: skip
     """Train on pictures with captions, measure on held-out ones, and write a model directory.
 
     Args:
         recipe: what to train.
-        source: the data set.
+        data: the data set; the recipe's own name if None.
         out: folder of the checkpoint and, in out/model, of the result.
         device: where to train.
         report: called with the progress of training.
@@ -96,6 +96,7 @@ def run_captioned(
         InputError: the data cannot be used.
         ResultError: out belongs to another recipe, or cannot be written.
     """
+    source = recipe.data.name if data is None else data
     train_set, validation = split_captions(source, recipe.train.seed)
     texts = train_set.texts
     recipe = replace(recipe, data=replace(recipe.data, spoken=texts))  # a checkpoint of other captions is refused

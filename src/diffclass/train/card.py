@@ -9,6 +9,20 @@ from diffclass.denoisers.card import figures_table
 __all__ = ["write_card"]
 
 
+def _opening(kind: str) -> str:
+    """Say how the network is opened without diffclass around it."""
+    if kind == "LateUNet2DModel":
+        return (
+            "The network, under EDM preconditioning (Karras et al. 2022), is told the class late, so that all classes "
+            "share its larger part: diffclass.denoisers.late.LateUNet2DModel opens this directory, diffclass.json says "
+            "how images enter and leave it."
+        )
+    return (
+        "The network is a plain diffusers model under EDM preconditioning (Karras et al. 2022): diffusers opens this "
+        "directory, diffclass.json says how images enter and leave it."
+    )
+
+
 _MEASURED = (
     "Accuracy has a Wilson interval, balanced accuracy a bootstrap, AUC a DeLong interval (of several classes, one "
     "against the rest, macro average, bootstrap). The temperature was fitted, and the noise range chosen, on "
@@ -25,20 +39,6 @@ def _told(classes: Sequence[str]) -> list[str]:
     if not classes:
         return ["- **Reads**: captions"]
     return [f"- **Classes** ({len(classes)}): {', '.join(classes)}"]
-
-
-def _opening(kind: str) -> str:
-    """Say how the network is opened without diffclass around it."""
-    if kind == "LateUNet2DModel":
-        return (
-            "The network, under EDM preconditioning (Karras et al. 2022), is told the class late, so that all classes "
-            "share its larger part: diffclass.denoisers.late.LateUNet2DModel opens this directory, diffclass.json says "
-            "how images enter and leave it."
-        )
-    return (
-        "The network is a plain diffusers model under EDM preconditioning (Karras et al. 2022): diffusers opens this "
-        "directory, diffclass.json says how images enter and leave it."
-    )
 
 
 def write_card(metadata: Mapping[str, Any]) -> str:

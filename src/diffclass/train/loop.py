@@ -208,20 +208,6 @@ def _sigmas(train: TrainPart, random: torch.Generator) -> Tensor:
     return torch.from_numpy(np.exp(train.log_sigma_mean + train.log_sigma_std * normal)).float()
 
 
-def _told(
-    data: TrainingSet, recipe: Recipe, picked: Int64[Tensor, " batch"], n_classes: int, random: torch.Generator
-) -> tuple[Int64[Tensor, " batch"], int]:
-    """Choose what the network is told of each image, and return how many such conditions there are."""
-    n = len(picked)
-    if data.prompts is not None:  # one of its own captions
-        chosen = torch.randint(data.prompts.shape[1], (n,), generator=random)
-        return data.prompts[picked, chosen], n_classes
-    if not recipe.data.captions:
-        return data.labels[picked], n_classes
-    templates = len(recipe.data.captions)  # one caption of its class
-    return data.labels[picked] + n_classes * torch.randint(templates, (n,), generator=random), n_classes * templates
-
-
 def _one_step(run: _Run, recipe: Recipe, data: TrainingSet, space: Space, n_classes: int) -> Tensor:
     """Take one optimiser step and return its loss, left on the device."""
     train, device = recipe.train, next(run.network.parameters()).device
@@ -247,6 +233,20 @@ def _one_step(run: _Run, recipe: Recipe, data: TrainingSet, space: Space, n_clas
     run.average.update_parameters(run.network)
     run.step += 1
     return loss.detach()
+
+
+def _told(
+    data: TrainingSet, recipe: Recipe, picked: Int64[Tensor, " batch"], n_classes: int, random: torch.Generator
+) -> tuple[Int64[Tensor, " batch"], int]:
+    """Choose what the network is told of each image, and return how many such conditions there are."""
+    n = len(picked)
+    if data.prompts is not None:  # one of its own captions
+        chosen = torch.randint(data.prompts.shape[1], (n,), generator=random)
+        return data.prompts[picked, chosen], n_classes
+    if not recipe.data.captions:
+        return data.labels[picked], n_classes
+    templates = len(recipe.data.captions)  # one caption of its class
+    return data.labels[picked] + n_classes * torch.randint(templates, (n,), generator=random), n_classes * templates
 
 
 def train_network(

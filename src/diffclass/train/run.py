@@ -168,11 +168,11 @@ def run_recipe(
         InputError: the data cannot be used.
         ResultError: out belongs to another recipe, or cannot be written.
     """
-    source = recipe.data.name if data is None else data
     if recipe.data.captioned:
         from diffclass.train.captioned_run import run_captioned
 
-        return run_captioned(recipe, source, out=out, device=device, report=report, note=note)
+        return run_captioned(recipe, data, out=out, device=device, report=report, note=note)
+    source = recipe.data.name if data is None else data
     train_set, validation_set, test_set = _splits(recipe, source)
     training = _load(train_set, recipe)
     note(f"{len(training.labels)} training images of {len(train_set.classes)} classes")
