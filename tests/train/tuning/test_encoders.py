@@ -58,10 +58,6 @@ def test_the_loss_falls(trained: Any) -> None:
     assert seen[-1].loss < 0.85 * seen[0].loss, name
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize(("name", "ema"), [("clip-small", 0.1), ("vilt-small", 0.0)])
 def test_a_killed_run_ends_with_the_bytes_of_an_unbroken_one(
     name: str, ema: float, scenes: Path, tmp_path: Path
