@@ -6,6 +6,7 @@ import pytest
 
 from diffclass.errors import ConfigError
 from diffclass.train import list_recipes, load_recipe
+from diffclass.train.tuning import load_any_recipe
 
 TEXT = """
 name = "mine"
@@ -26,7 +27,7 @@ def test_the_bundled_recipes_load() -> None:
     names = list_recipes()
     assert {"cifar10", "cifar10-gpu", "digits", "mnist", "pneumonia"} <= set(names)
     for name in names:
-        assert load_recipe(name).name == name
+        assert load_any_recipe(name).name == name
 
 
 def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
@@ -47,6 +48,11 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("patch = 2", "patch =", "{path} is not valid TOML: "),
         ('name = "mine"', 'name = "mine"\ncolour = 1', "{path} has the unknown key 'colour'. Known keys: name, "),
         ("[network]\npatch = 2", "", "{path} lacks the key 'network'."),
+        (
+            'name = "mine"',
+            'kind = "matching"',
+            "{path} is a recipe of the kind 'matching'. Read it with load_any_recipe.",
+        ),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, old: str, new: str, sentence: str) -> None:

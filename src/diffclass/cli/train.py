@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,13 +10,28 @@ from diffclass.cli.options import out_option, output_options
 
 if TYPE_CHECKING:
     from diffclass.train.loop import Progress
+    from diffclass.train.recipe import Recipe
+    from diffclass.train.tuning.recipe import TuningRecipe
 
 __all__ = ["train"]
 
 
-@click.command()
+_RECIPES = """\b
+Recipes:
+  on classes    digits, mnist, pneumonia, cifar10, cifar10-gpu, cifar10-late
+  on captions   textdigits, concepts, clip-small, vilt-small
+  fine-tuned    dreambooth-concepts, concepts-sd-lora, clip-concepts,
+                vilt-concepts, medical-sd, medical-sd-lora
+"""
+
+
+@click.command(epilog=_RECIPES)
 @click.argument("recipe")
 @click.option("--data", metavar="DATASET", help="The data set, in place of the one that the recipe names.")
+@click.option(
+    "--from", "start", metavar="MODEL", help="Directory or owner/name of the model to start from, in place of the one "
+    "that the recipe names.",
+)  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto takes a GPU where there is one.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: all cores]")
 @click.option(
@@ -26,13 +41,14 @@ __all__ = ["train"]
 @out_option("Folder of the checkpoint and of the trained model.", required=True)
 @output_options
 def train(
-    recipe: str, data: str | None, device: str, threads: int | None, test_images: int | None, out: Path, as_json: bool,
-    quiet: bool,
+    recipe: str, data: str | None, start: str | None, device: str, threads: int | None, test_images: int | None,
+    out: Path, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
-    """Train a network from scratch by RECIPE: one of those that come along, or a TOML file of yours.
+    """Train a network by RECIPE: one of those listed below, or a TOML file of yours.
 
-    RECIPE is digits, mnist, textdigits, pneumonia, cifar10, cifar10-gpu, cifar10-late, or a file. digits needs no other
-    data and takes a minute; the others need --data, and minutes to hours.
+    digits needs no other data and takes a minute; the others need --data, and minutes to hours, those that fine-tune
+    another model (--from) a GPU. Data for concepts, clip-small, vilt-small and fine-tuning are pictures with captions
+    (docs/fine-tuning.md).
 
     Run the same command again to go on after an interruption. The trained model is OUT/model; `diffclass calibrate
     OUT/model DATASET --held-out` makes it several times cheaper to ask.
@@ -40,22 +56,39 @@ def train(
     from diffclass.cli.build import use_threads
     from diffclass.cli.estimates import estimates_table
     from diffclass.cli.render import note, on_interrupt, progress_line, show
-    from diffclass.denoisers.catalogue import read_card
-    from diffclass.train.recipe import load_recipe
+    from diffclass.denoisers.card import read_json
     from diffclass.train.run import run_recipe
+    from diffclass.train.tuning.recipe import TuningRecipe, load_any_recipe
+    from diffclass.train.tuning.run import run_tuning
 
     use_threads(threads)
-    plan = load_recipe(recipe)
+    plan = load_any_recipe(recipe)
+    _check(plan, data, start, test_images)
     on_interrupt(f"Stopped. The checkpoint is in '{out}', and the same command goes on from there.")
     with progress_line() as say:
-        path = run_recipe(
-            plan, data=data, out=out, device=_device(device), report=lambda now: say(_line(now)), note=note,
-            test_images=test_images,
-        )  # fmt: skip
-    card = read_card(path)
-    tables = [estimates_table(figures, title=f"{card.name}, {split}") for split, figures in card.figures.items()]
-    show(tables, {"model": str(path), "figures": card.figures}, as_json=as_json)
+        told: dict[str, Any] = {"out": out, "device": _device(device), "report": lambda now: say(_line(now))}
+        if isinstance(plan, TuningRecipe):
+            assert data is not None
+            path = run_tuning(plan, data=data, start=start, note=note, **told)
+        else:
+            path = run_recipe(plan, data=data, test_images=test_images, note=note, **told)
+    facts = read_json(path / "diffclass.json")
+    figures = facts["figures"]
+    tables = [estimates_table(of_split, title=f"{facts['name']}, {split}") for split, of_split in figures.items()]
+    show(tables, {"model": str(path), "figures": figures}, as_json=as_json)
     note(f"saved: {path}")
+
+
+def _check(plan: "Recipe | TuningRecipe", data: str | None, start: str | None, test_images: int | None) -> None:
+    """Refuse options that a recipe has no use for."""
+    table = plan.as_dict()
+    tuning = "kind" in table
+    if tuning and data is None:
+        raise click.UsageError(f"The recipe '{plan.name}' needs --data: a folder of pictures with captions.")
+    if start is not None and not tuning:
+        raise click.UsageError(f"The recipe '{plan.name}' starts from random weights and takes no --from.")
+    if test_images is not None and (tuning or table["data"]["captioned"]):
+        raise click.UsageError(f"The recipe '{plan.name}' is for pictures with captions and takes no --test-images.")
 
 
 def _device(device: str) -> str:

@@ -38,6 +38,20 @@ class Parametrisation(ABC):
     def denoised(self, noisy: Latents, sigma: Sigmas, output: Latents) -> Latents:
         """Turn the network's output into the posterior mean."""
 
+    def target(self, x: Latents, noisy: Latents, sigma: Sigmas) -> Latents:
+        """Return the output for which the posterior mean is x: what the network is trained to predict.
+
+        D is affine in the output, with a slope that depends on sigma alone, so no parametrisation says it twice.
+
+        Args:
+            x: the clean image [model units].
+            noisy: x + sigma * epsilon.
+            sigma: noise of each.
+        """
+        zero = noisy.new_zeros(noisy.shape)
+        slope = self.denoised(zero, sigma, noisy.new_ones(noisy.shape))
+        return (x - self.denoised(noisy, sigma, zero)) / slope
+
 
 class _VariancePreserving(Parametrisation):
     """Networks that see alpha x0 + sqrt(1 - alpha^2) epsilon at a time of a discrete schedule."""

@@ -37,9 +37,11 @@ class CaptionedNetwork(nn.Module):
         self.register_buffer("token_ids", tokens.input_ids)
 
     def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor) -> Any:
-        """Call the UNet; every caption is embedded once a call, whatever the batch."""
-        states = self.text_encoder(self.token_ids).last_hidden_state
-        return self.unet(sample, timestep, encoder_hidden_states=states[class_labels])
+        """Call the UNet; a caption of the batch is embedded once, however often it is there."""
+        told, place = torch.unique(class_labels, return_inverse=True)
+        token_ids: Any = self.token_ids
+        states = self.text_encoder(token_ids[told]).last_hidden_state
+        return self.unet(sample, timestep, encoder_hidden_states=states[place])
 
     @property
     def parts(self) -> TextParts:
@@ -57,7 +59,8 @@ def build_captioned(part: NetworkPart, options: Mapping[str, Any], captions: Seq
     """Build a UNet and a text encoder with random weights, and a tokenizer for the words of the captions.
 
     Args:
-        part: of the recipe; part.text holds arguments of CLIPTextConfig.
+        part: of the recipe; part.text holds arguments of CLIPTextConfig, of which max_position_embeddings says how many
+            tokens a caption may have.
         options: sizes and channels of the UNet.
         captions: texts by number.
 
@@ -67,16 +70,15 @@ def build_captioned(part: NetworkPart, options: Mapping[str, Any], captions: Seq
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    tokenizer = small_tokenizer(captions)
+    tokenizer = small_tokenizer(captions, length=part.text.get("max_position_embeddings", 16))
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     try:
         config = CLIPTextConfig(
             vocab_size=len(tokenizer),
-            max_position_embeddings=tokenizer.model_max_length,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
-            **{**sizes, **part.text},
+            **{"max_position_embeddings": tokenizer.model_max_length, **sizes, **part.text},
         )
         encoder = CLIPTextModel(config)
         unet = UNet2DConditionModel(**options, cross_attention_dim=config.hidden_size, **part.options)

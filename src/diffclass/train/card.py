@@ -1,7 +1,7 @@
 """The model card of a trained network: what it is, from what, and the figures measured on it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffclass.denoisers.card import figures_table
@@ -23,6 +23,24 @@ def _opening(kind: str) -> str:
     )
 
 
+_MEASURED = (
+    "Accuracy has a Wilson interval, balanced accuracy a bootstrap, AUC a DeLong interval (of several classes, one "
+    "against the rest, macro average, bootstrap). The temperature was fitted, and the noise range chosen, on "
+    "validation images; test images chose nothing."
+)
+_MATCHED = (
+    "How often a held-out image is denoised better under its own caption than under one of another image, with a "
+    "Wilson interval; half would be chance."
+)
+
+
+def _told(classes: Sequence[str]) -> list[str]:
+    """Say what the network is told."""
+    if not classes:
+        return ["- **Reads**: captions"]
+    return [f"- **Classes** ({len(classes)}): {', '.join(classes)}"]
+
+
 def write_card(metadata: Mapping[str, Any]) -> str:
     """Write the README.md of a model directory from its diffclass.json.
 
@@ -34,6 +52,7 @@ def write_card(metadata: Mapping[str, Any]) -> str:
     """
     training, recipe = metadata["training"], metadata["training"]["recipe"]
     space, train = metadata["space"], recipe["train"]
+    kind = "DiffusionClassifier" if metadata["classes"] else "ZeroShotClassifier"
     front = ["---", "library_name: diffusers", "tags: [diffclass, image-classification, diffusion]",
              f"license: {json.dumps('other')}", f"license_name: {json.dumps(metadata['licence'])}", "---"]  # fmt: skip
     body = [
@@ -41,7 +60,7 @@ def write_card(metadata: Mapping[str, Any]) -> str:
         "",
         metadata["description"],
         "",
-        f"- **Classes** ({len(metadata['classes'])}): {', '.join(metadata['classes'])}",
+        *_told(metadata["classes"]),
         f"- **Images**: {space['channels']} x {space['height']} x {space['width']}",
         f"- **Data**: {metadata['data']}",
         f"- **Licence of the data**: {metadata['licence']}",
@@ -55,16 +74,14 @@ def write_card(metadata: Mapping[str, Any]) -> str:
         "",
         "```python",
         "import diffclass",
-        f"classifier = diffclass.DiffusionClassifier.from_pretrained({metadata['name']!r})",
+        f"classifier = diffclass.{kind}.from_pretrained({metadata['name']!r})",
         "```",
         "",
         "## Measured",
         "",
         *figures_table(metadata["figures"]),
         "",
-        "Accuracy has a Wilson interval, balanced accuracy a bootstrap, AUC a DeLong interval (of several classes, one "
-        "against the rest, macro average, bootstrap). The temperature was fitted, and the noise range chosen, on "
-        "validation images; test images chose nothing.",
+        _MEASURED if metadata["classes"] else _MATCHED,
         "",
         "## Reproduce",
         "",

@@ -22,16 +22,34 @@ from diffclass.errors import NonFiniteError, ResultError
 from diffclass.train.optimizer import Optimizer
 from diffclass.train.recipe import DataPart, Recipe, TrainPart
 
-__all__ = ["Progress", "TrainingSet", "augment", "edm_loss", "pick", "random_at", "schedule", "train_network"]
+__all__ = [
+    "Progress",
+    "TrainingSet",
+    "augment",
+    "edm_loss",
+    "pick",
+    "pick_indices",
+    "plain_attention",
+    "random_at",
+    "schedule",
+    "train_network",
+]
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainingSet:
-    """Images with their labels: as they are stored (uint8, a quarter of the memory), or floats in [0, 1]."""
+    """Images with what is true of them.
+
+    Args:
+        images: as they are stored (uint8, a quarter of the memory), or floats in [0, 1].
+        labels: their classes.
+        prompts: numbers of the captions of each image, equally many for all, or None where classes are told.
+    """
 
     images: UInt8[Tensor, "image channel height width"] | Float[Tensor, "image channel height width"]
     labels: Int64[Tensor, " image"]
+    prompts: Int64[Tensor, "image prompt"] | None = None
 
 
 @final
@@ -62,11 +80,15 @@ def random_at(seed: int, *position: int, device: torch.device | None = None) -> 
 
 def pick(data: TrainingSet, train: TrainPart, step: int) -> Int64[Tensor, " batch"]:
     """Pick the images of one step: consecutive pieces of one permutation an epoch."""
-    n = len(data.labels)
-    wanted = np.arange(step * train.batch_size, (step + 1) * train.batch_size)
+    return pick_indices(len(data.labels), train.batch_size, train.seed, step)
+
+
+def pick_indices(n: int, batch_size: int, seed: int, step: int) -> Int64[Tensor, " batch"]:
+    """Pick batch_size of n things for one step: consecutive pieces of one permutation an epoch."""
+    wanted = np.arange(step * batch_size, (step + 1) * batch_size)
     picked = []
     for epoch in np.unique(wanted // n):
-        order = torch.randperm(n, generator=random_at(train.seed, 1, int(epoch)))
+        order = torch.randperm(n, generator=random_at(seed, 1, int(epoch)))
         picked.append(order[torch.from_numpy(wanted[wanted // n == epoch] % n)])
     return torch.cat(picked)
 
@@ -102,14 +124,20 @@ def edm_loss(
 
 
 @contextmanager
-def _precision(device: torch.device) -> Iterator[None]:
-    """Use bf16 autocast; on a CPU also plain attention, whose backward pass is more than twice as fast there."""
-    with torch.autocast(device.type, torch.bfloat16):
-        if device.type == "cpu":
-            with sdpa_kernel(SDPBackend.MATH):
-                yield
-        else:
+def plain_attention(device: torch.device) -> Iterator[None]:
+    """Use plain attention on a CPU, whose backward pass is more than twice as fast there."""
+    if device.type == "cpu":
+        with sdpa_kernel(SDPBackend.MATH):
             yield
+    else:
+        yield
+
+
+@contextmanager
+def _precision(device: torch.device) -> Iterator[None]:
+    """Use bf16 autocast, and on a CPU also plain attention."""
+    with torch.autocast(device.type, torch.bfloat16), plain_attention(device):
+        yield
 
 
 def schedule(train: TrainPart, step: int) -> float:
@@ -124,7 +152,7 @@ def _identity(recipe: Recipe) -> str:
     """Return what the weights depend on; names, texts and the default classifier may change."""
     parts = (recipe.data.shape, recipe.data.flip, recipe.data.shift, recipe.network, recipe.train)
     told = (recipe.data.captions, recipe.data.spoken, dict(recipe.network.text))
-    return repr((*parts, *told) if recipe.data.captions else parts)
+    return repr((*parts, *told) if recipe.data.captions or recipe.data.captioned else parts)
 
 
 @final
@@ -195,10 +223,7 @@ def _one_step(run: _Run, recipe: Recipe, data: TrainingSet, space: Space, n_clas
     )  # drawn where it is used
     epsilon = torch.randn(x.shape, generator=noise, device=device).contiguous(memory_format=torch.channels_last)
     dropped = torch.rand(len(x), generator=random) < train.label_dropout
-    told, n_told = data.labels[picked], n_classes
-    if recipe.data.captions:  # each image by one caption of its class
-        told = told + n_classes * torch.randint(len(recipe.data.captions), (len(x),), generator=random)
-        n_told = n_classes * len(recipe.data.captions)
+    told, n_told = _told(data, recipe, picked, n_classes, random)
     labels = torch.where(dropped, n_told, told).to(device)
     with _precision(device):
         loss = edm_loss(run.forward, x, sigma, epsilon, labels, EDM(space.data_std, train.time_scale))
@@ -208,6 +233,20 @@ def _one_step(run: _Run, recipe: Recipe, data: TrainingSet, space: Space, n_clas
     run.average.update_parameters(run.network)
     run.step += 1
     return loss.detach()
+
+
+def _told(
+    data: TrainingSet, recipe: Recipe, picked: Int64[Tensor, " batch"], n_classes: int, random: torch.Generator
+) -> tuple[Int64[Tensor, " batch"], int]:
+    """Choose what the network is told of each image, and return how many such conditions there are."""
+    n = len(picked)
+    if data.prompts is not None:  # one of its own captions
+        chosen = torch.randint(data.prompts.shape[1], (n,), generator=random)
+        return data.prompts[picked, chosen], n_classes
+    if not recipe.data.captions:
+        return data.labels[picked], n_classes
+    templates = len(recipe.data.captions)  # one caption of its class
+    return data.labels[picked] + n_classes * torch.randint(templates, (n,), generator=random), n_classes * templates
 
 
 def train_network(

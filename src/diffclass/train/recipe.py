@@ -10,7 +10,7 @@ from typing import Any, Literal, final
 
 from diffclass.errors import ConfigError
 
-__all__ = ["DataPart", "NetworkPart", "Recipe", "TrainPart", "list_recipes", "load_recipe"]
+__all__ = ["DataPart", "NetworkPart", "Recipe", "TrainPart", "list_recipes", "load_recipe", "read_part", "read_recipe"]
 
 
 @final
@@ -28,7 +28,9 @@ class DataPart:
         flip: mirror half of the images (only where left and right do not matter).
         shift: [pixels] largest random shift, with edge padding.
         captions: templates with {} in the place of the class, for a network that reads text.
-        spoken: what stands in that place for each class, in the order of the classes; their names if None.
+        spoken: what stands in that place for each class, in the order of the classes; their names if None. Of
+            captioned images, every caption, which the data tells.
+        captioned: whether every image has captions of its own (`open_captions`), in place of a class.
     """
 
     name: str
@@ -41,6 +43,7 @@ class DataPart:
     shift: int = 0
     captions: tuple[str, ...] = ()
     spoken: tuple[str, ...] | None = None
+    captioned: bool = False
 
 
 @final
@@ -145,12 +148,16 @@ class Recipe:
         table = dict(values)
         for key, kind in (("data", DataPart), ("network", NetworkPart), ("train", TrainPart)):
             if key in table:
-                table[key] = _part(kind, table[key], f"[{key}] of {where}")
-        return _part(cls, table, where)
+                table[key] = read_part(kind, table[key], f"[{key}] of {where}")
+        return read_part(cls, table, where)
 
 
-def _part(kind: type, table: object, where: str) -> Any:
-    """Build one part from its table; an unknown or missing key is an error that names the nearest one."""
+def read_part(kind: type, table: object, where: str) -> Any:
+    """Build one part of a recipe from its table.
+
+    Raises:
+        ConfigError: a key is missing, or unknown: the nearest known one is named.
+    """
     if not isinstance(table, Mapping):
         raise ConfigError(f"{where} must be a table.")
     known = {f.name: f for f in fields(kind)}
@@ -175,7 +182,23 @@ def list_recipes() -> tuple[str, ...]:
 
 
 def load_recipe(source: str | Path) -> Recipe:
-    """Read a recipe from a TOML file, or by the name of one that comes with the package."""
+    """Read a recipe for training from scratch from a TOML file, or by the name of one that comes with the package.
+
+    Raises:
+        ConfigError: there is no such recipe, it cannot be used, or it is one of another kind.
+    """
+    table, where = read_recipe(source)
+    if "kind" in table:
+        raise ConfigError(f"{where} is a recipe of the kind {table['kind']!r}. Read it with load_any_recipe.")
+    return Recipe.from_dict(table, where)
+
+
+def read_recipe(source: str | Path) -> tuple[dict[str, Any], str]:
+    """Find a recipe's table, and name it for messages.
+
+    Raises:
+        ConfigError: there is no such recipe, or its file is no TOML.
+    """
     path = Path(source)
     if path.suffix != ".toml" and str(source) in list_recipes():
         path = Path(str(resources.files("diffclass.train").joinpath(f"recipes/{source}.toml")))
@@ -187,4 +210,4 @@ def load_recipe(source: str | Path) -> Recipe:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
-    return Recipe.from_dict(table, str(path))
+    return table, str(path)

@@ -28,7 +28,7 @@ from diffclass.train.loop import Progress, TrainingSet, train_network
 from diffclass.train.network import build_network
 from diffclass.train.recipe import Recipe
 
-__all__ = ["held_out", "run_recipe"]
+__all__ = ["describe", "hardware", "held_out", "pixel_std", "rounded_denoiser", "run_recipe", "training_facts"]
 
 _WORTH_COMPILING = 1_000_000  # cells (image, draw, class)
 
@@ -69,7 +69,7 @@ def held_out(recipe: Recipe, source: str | Path | None = None) -> Dataset:
     return _splits(recipe, recipe.data.name if source is None else source)[1]
 
 
-def _denoiser(network: nn.Module, recipe: Recipe, space: Space, classes: tuple[str, ...]) -> Denoiser:
+def rounded_denoiser(network: nn.Module, recipe: Recipe, space: Space, classes: tuple[str, ...]) -> Denoiser:
     """Wrap the averaged weights, rounded as they will be saved, on the device they are on."""
     device = next(network.parameters()).device
     rounded = nn.Module.to(copy.deepcopy(network), torch.bfloat16)
@@ -93,7 +93,7 @@ def _classifier(network: nn.Module, recipe: Recipe, space: Space, classes: tuple
     prompts = None
     if captions:
         prompts = Prompts(classes=classes, texts=tuple(captions[i : i + n] for i in range(0, len(captions), n)))
-    return DiffusionClassifier(denoiser=_denoiser(network, recipe, space, classes), prompts=prompts)
+    return DiffusionClassifier(denoiser=rounded_denoiser(network, recipe, space, classes), prompts=prompts)
 
 
 def _measure(classifier: DiffusionClassifier, data: TrainingSet, note: Note) -> dict[str, Any]:
@@ -168,13 +168,17 @@ def run_recipe(
         InputError: the data cannot be used.
         ResultError: out belongs to another recipe, or cannot be written.
     """
+    if recipe.data.captioned:
+        from diffclass.train.captioned_run import run_captioned
+
+        return run_captioned(recipe, data, out=out, device=device, report=report, note=note)
     source = recipe.data.name if data is None else data
     train_set, validation_set, test_set = _splits(recipe, source)
     training = _load(train_set, recipe)
     note(f"{len(training.labels)} training images of {len(train_set.classes)} classes")
     channels, height, width = recipe.data.shape
     space = Space(
-        channels=channels, height=height, width=width, patch=recipe.network.patch, data_std=_std(training.images)
+        channels=channels, height=height, width=width, patch=recipe.network.patch, data_std=pixel_std(training.images)
     )
     classes, place = train_set.classes, torch.device(device)
     torch.manual_seed(recipe.train.seed)
@@ -210,7 +214,7 @@ def _part(dataset: Dataset | None, n: int | None) -> Dataset | None:
     return dataset if n is None or n >= len(dataset) else dataset.sample(n, seed=0)
 
 
-def _std(images: Tensor) -> float:
+def pixel_std(images: Tensor) -> float:
     """[model units] Standard deviation of the pixels of up to 5,000 images."""
     part = images[:: max(1, len(images) // 5000)]
     scale = 1.0 if part.is_floating_point() else 255.0
@@ -240,23 +244,19 @@ def _finish(
         figures["test"] = _figures(_measure(classifier, _load(test_set, recipe), note))
     settings = {**recipe.classifier, "temperature": temperature}
     metadata = {
-        **_description(recipe, space, classes),
+        **describe(recipe, space, classes),
         "sigma_range": list(denoiser.sigma_range),
         "classifier": settings,
         "figures": figures,
-        "training": {
-            "recipe": recipe.as_dict(), "seconds": round(seconds, 1), "date": date.today().isoformat(),
-            "hardware": _hardware(next(average.parameters()).device),
-            "torch": torch.__version__, "diffclass": diffclass.__version__,
-        },
-    }  # fmt: skip
+        "training": {"recipe": recipe.as_dict(), **training_facts(seconds, next(average.parameters()).device)},
+    }
     if isinstance(average, CaptionedNetwork):
         metadata |= {"prompts": [list(row) for row in classifier.prompts.texts]} if classifier.prompts else {}
         return save_pixel_text(out / "model", average.parts, metadata, write_card(metadata))
     return save_model(out / "model", average, metadata, write_card(metadata))
 
 
-def _description(recipe: Recipe, space: Space, classes: tuple[str, ...]) -> dict[str, Any]:
+def describe(recipe: Recipe, space: Space, classes: tuple[str, ...]) -> dict[str, Any]:
     """Return what diffclass.json says of a model before anything is measured."""
     return {
         "format": 1,
@@ -274,7 +274,15 @@ def _description(recipe: Recipe, space: Space, classes: tuple[str, ...]) -> dict
     }  # fmt: skip
 
 
-def _hardware(device: torch.device) -> str:
+def training_facts(seconds: float, device: torch.device) -> dict[str, Any]:
+    """Return when, where and how long something was trained."""
+    return {
+        "seconds": round(seconds, 1), "date": date.today().isoformat(), "hardware": hardware(device),
+        "torch": torch.__version__, "diffclass": diffclass.__version__,
+    }  # fmt: skip
+
+
+def hardware(device: torch.device) -> str:
     """Name what the network was trained on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

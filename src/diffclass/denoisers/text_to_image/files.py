@@ -13,7 +13,7 @@ from diffclass.denoisers.text_to_image.table import family_of
 from diffclass.denoisers.weights import fetch
 from diffclass.errors import InputError, MissingExtra, UnsupportedModel, WeightsMismatch, WeightsMissing
 
-__all__ = ["fetch_pipeline", "index_of", "open_file", "open_pipeline", "put_lora", "replace_vae"]
+__all__ = ["fetch_pipeline", "index_of", "open_file", "open_pipeline", "put_lora", "replace_vae", "require_peft"]
 
 _WHOLE = ("cond_stage_model.", "conditioner.", "first_stage_model.", "text_encoders.", "vae.")
 _UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
@@ -188,6 +188,18 @@ def _others(path: Path, config: str | Path | None, whole: bool) -> Path:
     return directory
 
 
+def require_peft() -> None:
+    """Check that peft is there.
+
+    Raises:
+        MissingExtra: it is not.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("peft") is None:
+        raise MissingExtra("A LoRA needs peft. Install it with: pip install 'diffclass[lora]'.")
+
+
 def put_lora(pipe: Any, lora: str | Path, scale: float) -> None:
     """Fuse a LoRA into the network and the text encoders of a pipeline.
 
@@ -196,10 +208,7 @@ def put_lora(pipe: Any, lora: str | Path, scale: float) -> None:
         WeightsMissing: it is not to be had.
         WeightsMismatch: it is of another network.
     """
-    from importlib.util import find_spec
-
-    if find_spec("peft") is None:
-        raise MissingExtra("A LoRA needs peft. Install it with: pip install 'diffclass[lora]'.")
+    require_peft()
     path = Path(lora)
     if not path.exists():
         path = fetch(str(lora))

@@ -4,6 +4,7 @@ A directory holds unet/, text_encoder/ and tokenizer/, which diffusers and trans
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,19 +79,19 @@ def small_tokenizer(texts: Sequence[str], *, length: int = 16) -> Any:
     """Make a CLIP tokenizer that knows the words of some texts, and spells every other word.
 
     Args:
-        texts: whose words, in lower case, are tokens of their own as far as the merges of earlier words allow.
+        texts: whose words, in lower case, are tokens of their own.
         length: [tokens] that a prompt may have, the first and the last included.
     """
     from transformers import CLIPTokenizer
 
     names = [_START, _END, *_LETTERS, *(f"{letter}</w>" for letter in _LETTERS)]
     merges: list[tuple[str, str]] = []
-    words = dict.fromkeys(word for text in texts for word in text.lower().replace(".", " ").split())
-    for word in words:
-        pieces = [*word[:-1], f"{word[-1]}</w>"]
-        for right in pieces[1:]:
-            merges.append((pieces[0], right))
-            pieces[0] += right
+    words = dict.fromkeys(word for text in texts for word in re.findall("[a-z]+", text.lower()))
+    for word in words:  # from the end: every merge holds a word's end, so that no word's merges break up another
+        piece = f"{word[-1]}</w>"
+        for letter in reversed(word[:-1]):
+            merges.append((letter, piece))
+            piece = letter + piece
     names += [left + right for left, right in merges]
     vocab = {name: i for i, name in enumerate(dict.fromkeys(names))}
     ranked: Any = list(dict.fromkeys(merges))
