@@ -23,16 +23,19 @@ __all__ = ["train"]
     "--test-images", type=click.IntRange(min=0),
     help="Classify so many test images for the card, by seed; 0: none. [default: all of them]",
 )  # fmt: skip
+@click.option("--size", type=click.IntRange(min=1), help="Height and width, where RECIPE leaves them to the data.")
 @out_option("Folder of the checkpoint and of the trained model.", required=True)
 @output_options
 def train(
-    recipe: str, data: str | None, device: str, threads: int | None, test_images: int | None, out: Path, as_json: bool,
-    quiet: bool,
+    recipe: str, data: str | None, device: str, threads: int | None, test_images: int | None, size: int | None,
+    out: Path, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Train a network from scratch by RECIPE: one of those that come along, or a TOML file of yours.
 
-    RECIPE is digits, mnist, textdigits, pneumonia, cifar10, cifar10-gpu, cifar10-late, or a file. digits needs no other
-    data and takes a minute; the others need --data, and minutes to hours.
+    RECIPE is digits, mnist, textdigits, pneumonia, cifar10, cifar10-gpu, cifar10-late, dermoscopy, medical-unet,
+    medical-dit, chexpert, chexpert-dit, isic-melanoma, isic-melanoma-dit, or a file. digits needs no other data and
+    takes a minute; the others need --data, and minutes to hours, chexpert and isic-melanoma a GPU. medical-unet and
+    medical-dit take any labelled pictures: their size, 28 to 256 pixels, and the classes are those of the data.
 
     Run the same command again to go on after an interruption. The trained model is OUT/model; `diffclass calibrate
     OUT/model DATASET --held-out` makes it several times cheaper to ask.
@@ -49,7 +52,7 @@ def train(
     with progress_line() as say:
         path = run_recipe(
             plan, data=data, out=out, device=_device(device), report=lambda now: say(_line(now)), note=note,
-            test_images=test_images,
+            test_images=test_images, size=size,
         )  # fmt: skip
     card = read_card(path)
     tables = [estimates_table(figures, title=f"{card.name}, {split}") for split, figures in card.figures.items()]

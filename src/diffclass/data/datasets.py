@@ -9,7 +9,7 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int, Int64, UInt8
+from jaxtyping import Bool, Float32, Int, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 
@@ -62,6 +62,7 @@ class Dataset:
         labels: index into classes; -1 where there is none.
         rows: where in the source each picture is.
         read: from a row to what `load_image` opens.
+        groups: whose images belong together, as one patient's do; None where nobody says.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Dataset:
     labels: Int64[ndarray, " image"]
     rows: Int64[ndarray, " image"]
     read: Callable[[int], Source]
+    groups: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -92,13 +94,30 @@ class Dataset:
         """Pick images by index, each at most once, in the order given."""
         chosen = self._checked(indices)
         ids = tuple(self.ids[i] for i in chosen)
-        return replace(self, ids=ids, labels=self.labels[chosen], rows=self.rows[chosen])
+        groups = None if self.groups is None else tuple(self.groups[i] for i in chosen)
+        return replace(self, ids=ids, labels=self.labels[chosen], rows=self.rows[chosen], groups=groups)
 
     def sample(self, n: int, *, seed: int = 0) -> "Dataset":
         """Pick n images at random, each class in its proportion, in the order of the set."""
         if not 1 <= n <= len(self):
             raise RangeError(f"The 'n' parameter of sample must be an integer in [1, {len(self)}]. Got {n}.")
         return self.subset(np.sort(stratified(self.labels, seed=seed)[:n]))
+
+    def held_out(self, n: int, *, seed: int = 0) -> Bool[ndarray, " image"]:
+        """Choose n images at random to keep apart; whole groups, at least n images, where the set has groups."""
+        order = np.random.default_rng(seed).permutation(len(self))
+        chosen = np.zeros(len(self), dtype=bool)
+        if self.groups is None:
+            chosen[order[:n]] = True
+            return chosen
+        members: dict[str, list[int]] = {}
+        for index in order.tolist():
+            members.setdefault(self.groups[index], []).append(index)
+        for together in members.values():
+            if chosen.sum() >= n:
+                break
+            chosen[together] = True
+        return chosen
 
     def array(
         self,
@@ -208,7 +227,10 @@ def open_dataset(
         raise ConditionError(f"The label {label} of '{item}' is outside 0 to {len(table.names) - 1}, which have names.")
     labels = table.labels if classes is None else _renumbered(table, chosen)
     rows = np.arange(len(table.ids), dtype=np.int64)
-    return Dataset(name=name, split=key, classes=chosen, ids=table.ids, labels=labels, rows=rows, read=table.read)
+    return Dataset(
+        name=name, split=key, classes=chosen, ids=table.ids, labels=labels, rows=rows, read=table.read,
+        groups=table.groups,
+    )  # fmt: skip
 
 
 def _choose_split(parts: Parts, split: str | None, path: str) -> str | None:

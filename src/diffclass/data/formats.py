@@ -42,12 +42,14 @@ class Table:
         labels: index into names; -1 where there is none.
         names: of the classes, the same in every split.
         read: from a row to a path, encoded bytes or array.
+        groups: whose images belong together, as one patient's do; None where nobody says.
     """
 
     ids: tuple[str, ...]
     labels: Int64[ndarray, " image"]
     names: tuple[str, ...]
     read: Callable[[int], os.PathLike[str] | bytes | ndarray]
+    groups: tuple[str, ...] | None = None
 
 
 Parts = dict[str | None, Callable[[], Table]]  # by split; the one key is None where a source has no splits

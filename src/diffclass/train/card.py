@@ -9,8 +9,13 @@ from diffclass.denoisers.card import figures_table
 __all__ = ["write_card"]
 
 
-def _opening(kind: str) -> str:
+def _opening(kind: str, prediction: str) -> str:
     """Say how the network is opened without diffclass around it."""
+    if prediction == "v":
+        return (
+            "The network is a plain diffusers model that predicts v (Salimans and Ho 2022): diffusers opens this "
+            "directory, diffclass.json says how images and noise levels enter it and leave it."
+        )
     if kind == "LateUNet2DModel":
         return (
             "The network, under EDM preconditioning (Karras et al. 2022), is told the class late, so that all classes "
@@ -50,6 +55,7 @@ def write_card(metadata: Mapping[str, Any]) -> str:
         f"- **Trained**: {training['date']}, {training['seconds'] / 60:.1f} minutes on {training['hardware']}, "
         f"torch {training['torch']}, diffclass {training['diffclass']}",
         f"- **Classifier**: {json.dumps(metadata['classifier'])}",
+        "- **Prior**: every class is equally likely before an image is seen, however many images it had in training",
         "",
         "## Use",
         "",
@@ -72,6 +78,6 @@ def write_card(metadata: Mapping[str, Any]) -> str:
         f"diffclass train {recipe['name']} --data {recipe['data']['name']} --out runs/{recipe['name']}",
         "```",
         "",
-        _opening(recipe["network"]["kind"]),
+        _opening(recipe["network"]["kind"], recipe["noise"]["prediction"]),
     ]
     return "\n".join([*front, *body, ""])
