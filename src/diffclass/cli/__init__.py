@@ -28,6 +28,7 @@ __all__ = ["main"]
 _VERBS = {
     "classify": "Say what is in pictures.",
     "evaluate": "Measure accuracy, calibration and cost on a data set.",
+    "compare": "Compare two models image by image, from what evaluate kept.",
     "certify": "Prove within which radius no change of a picture alters its label.",
     "attack": "Search for small changes of pictures that fool a model.",
     "calibrate": "Learn from labelled images when to stop and how sure to be.",
