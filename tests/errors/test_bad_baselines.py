@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from diffclass.cli import main
 from diffclass.denoisers import EDM, PixelDenoiser, Space
 from diffclass.errors import ConfigError, DiffclassError, RangeError, ShapeError, UnsupportedModel
-from diffclass.robust.supervised import DenoisedCopies, SupervisedNetwork, build_resnet
+from diffclass.robust.architecture import build_resnet
+from diffclass.robust.supervised import DenoisedCopies, SupervisedNetwork
 from diffclass.train.supervised import SupervisedRecipe
 from tiny_mixture import save_mixture, tiny_mixture
 

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
+import torch
+
 from diffclass.bench.recording import configuration, record, recording
 from diffclass.bench.scores import Scores
 from diffclass.data.datasets import Dataset, Progress
@@ -12,6 +14,7 @@ from diffclass.data.images import Resize
 from diffclass.data.results import versions, write_json_atomic
 from diffclass.decide.classifier import DiffusionClassifier
 from diffclass.errors import ConditionError, RangeError
+from diffclass.robust.supervised import SupervisedNetwork
 from diffclass.stats.interval import Estimate
 
 __all__ = ["Evaluation", "evaluate"]
@@ -71,7 +74,7 @@ class Evaluation:
 
 
 def evaluate(
-    classifier: DiffusionClassifier,
+    classifier: DiffusionClassifier | SupervisedNetwork,
     dataset: Dataset,
     *,
     out: Path | None = None,
@@ -89,7 +92,7 @@ def evaluate(
     its "error".
 
     Args:
-        classifier: whose noise has a seed of its own.
+        classifier: whose noise has a seed of its own; or a supervised network, to be compared with such.
         dataset: whose classes the classifier knows, in any order.
         out: folder of results.jsonl, run.json and summary.json; nothing is kept if None.
         limit: measure at most so many images, picked at random with each class in its proportion.
@@ -106,9 +109,11 @@ def evaluate(
     part = _part(classifier, dataset, limit, seed)
     if save_errors and out is None:
         raise RangeError("The 'save_errors' parameter of evaluate needs a folder to save in. Give 'out'.")
+    if save_errors and isinstance(classifier, SupervisedNetwork):
+        raise RangeError("A supervised network has no errors of draws to save. Leave 'save_errors' out.")
     pictures = {"resize": resize, "convert": convert}
     config = configuration(classifier) | {"dataset": _described_set(part, limit, seed), "pictures": pictures}
-    produced = versions(device=str(classifier.denoiser.device))
+    produced = versions(device=str(_device(classifier)))
     options: dict[str, Any] = {"names": part.classes, "resize": resize, "convert": convert, "save_errors": save_errors}
     with recording(out, config, produced) as results:
         for done in record(classifier, part, results, **options):
@@ -132,11 +137,18 @@ def _measured(
     )  # fmt: skip
 
 
-def _part(classifier: DiffusionClassifier, dataset: Dataset, limit: int | None, seed: int) -> Dataset:
+def _device(classifier: DiffusionClassifier | SupervisedNetwork) -> torch.device:
+    return classifier.device if isinstance(classifier, SupervisedNetwork) else classifier.denoiser.device
+
+
+def _part(
+    classifier: DiffusionClassifier | SupervisedNetwork, dataset: Dataset, limit: int | None, seed: int
+) -> Dataset:
     """Return the images to measure, after checking that their classes can be answered."""
-    unknown = [name for name in dataset.classes if name not in classifier.classes_]
+    classes = classifier.classes_
+    unknown = [name for name in dataset.classes if name not in classes]
     if unknown:
-        known = ", ".join(classifier.classes_[:10]) + (", ..." if len(classifier.classes_) > 10 else "")
+        known = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
         raise ConditionError(
             f"The classes of '{dataset.name}' must be among the classifier's ({known}). Got {unknown[0]!r}."
         )

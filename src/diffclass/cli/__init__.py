@@ -35,7 +35,7 @@ _VERBS = {
     "demo": "Classify pictures that are on this computer already, and draw why.",
     "fit": "Make a small exact model of a data set, in seconds to minutes, without training.",
     "train": "Train a network from scratch by a recipe.",
-    "baseline": "Train a small supervised network, to certify beside diffusion classifiers.",
+    "baseline": "Train a supervised network, to certify or compare beside diffusion classifiers.",
     "convert": "Make a model directory of a published checkpoint, without running what is pickled in it.",
     "models": "List the models that come with the package, or show the card of one.",
     "check": "Check that a model does what classifying relies on.",

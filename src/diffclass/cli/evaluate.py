@@ -46,27 +46,31 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Measure accuracy, calibration and cost on a labelled data set, each with its 95% interval.
 
+    A network that `diffclass baseline` trained can be measured too, for `diffclass compare`.
+
     DATASET is a folder with a folder of pictures a class, parquet, MedMNIST npz, a CSV of path and label, or "digits"
     (scikit-learn's). An abstention counts as wrong. Run the same command again to go on after an interruption.
     """
     from diffclass.bench import evaluate as measure
     from diffclass.bench.model_card import write_measured
-    from diffclass.cli.build import at_speed, build_classifier, own_directory
+    from diffclass.cli.build import at_speed, build_classifier, own_directory, supervised_network
     from diffclass.cli.render import evaluation_tables, fail_items, on_interrupt, progress, show, working
     from diffclass.data.datasets import open_dataset
 
+    network = supervised_network(settings)
     target = own_directory(settings["model"], "--card") if card else None
     if card and (settings["race"], settings["draws"], settings["vote"]) != ("paired", None, False):
         raise click.BadParameter("a card shows the model's own race and aggregate.", param_hint="'--card'")
     speed = {name: settings.pop(name) for name in ("batch_size", "compile")}
     with working(f"loading {settings['model']}"):
-        classifier = build_classifier(**settings)
+        classifier = build_classifier(**settings) if network is None else network
     part = open_dataset(dataset, split=split, classes=classifier.classes_)
     if out is not None:
         on_interrupt(f"Stopped. '{out}' keeps what is done, and the same command goes on from there.")
     n_images = min(limit or len(part), len(part))
-    with working("preparing the network"):
-        classifier = at_speed(classifier, n_images=n_images, out=out, **speed)
+    if network is None:
+        with working("preparing the network"):
+            classifier = at_speed(classifier, n_images=n_images, out=out, **speed)
     with progress(f"evaluating {part.name}") as update:
         measured = measure(
             classifier, part, out=out, limit=limit, progress=update, resize=resize, convert=convert,
