@@ -15,9 +15,10 @@ from torch import Tensor
 
 from diffclass.data.formats import SPLITS, UNLABELLED, Parts, Table, find_parts, listed, stratified
 from diffclass.data.images import Prepared, Resize, Source, prepare_image
+from diffclass.data.medical import Chosen
 from diffclass.errors import ConditionError, InputError, RangeError
 
-__all__ = ["Dataset", "Item", "Progress", "dataset_splits", "open_dataset"]
+__all__ = ["Dataset", "Item", "Progress", "dataset_of", "dataset_splits", "open_dataset"]
 
 Progress = Callable[[int, int], None]  # images done, of how many
 Shape = tuple[int, int, int]  # channels, height, width
@@ -194,7 +195,8 @@ def open_dataset(
 
     Formats: a folder with a folder of pictures a class (in train, validation and test folders, or not); Hugging Face
     parquet, a file or a folder of them; MedMNIST npz; CSV of path and label, paths being relative to the CSV's folder;
-    CIFAR-10's python batches, their folder or their tar; a folder, or one file, of downsampled ImageNet's npz batches.
+    CIFAR-10's python batches, their folder or their tar; a folder, or one file, of downsampled ImageNet's npz batches;
+    CheXpert's folder, and ISIC's with the challenges' tables, selected as `data.medical` says.
     "digits" is scikit-learn's 1,797 digits of 8x8 pixels in 17 grey values, split here into train 1,097, validation
     200 and test 500 by a stratified shuffle with seed 0.
 
@@ -230,6 +232,20 @@ def open_dataset(
     return Dataset(
         name=name, split=key, classes=chosen, ids=table.ids, labels=labels, rows=rows, read=table.read,
         groups=table.groups,
+    )  # fmt: skip
+
+
+def dataset_of(part: Chosen, *, name: str, split: str | None = None) -> Dataset:
+    """Return what `chexpert` or `isic_melanoma` chose for one split as a data set like any other.
+
+    Args:
+        part: one of their values.
+        name: of the set.
+        split: its key.
+    """
+    return Dataset(
+        name=name, split=split, classes=part.names, ids=part.ids, labels=part.labels,
+        rows=np.arange(len(part.ids), dtype=np.int64), read=part.path, groups=part.groups,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from numpy import ndarray
 
 from diffclass import errors
 from diffclass.data.archives import Archive, Archives, cifar_archives, imagenet_archives, imagenet_file
+from diffclass.data.medical import Chosen, find_medical
 
 __all__ = ["PICTURES", "SPLITS", "UNLABELLED", "Parts", "Table", "find_parts", "listed", "stratified"]
 
@@ -65,6 +66,10 @@ def find_parts(path: str | os.PathLike[str], label_column: str, image_column: st
     if source.is_dir():
         if archives := cifar_archives(source) or imagenet_archives(source):
             return _archive_parts(archives)
+        if (select := find_medical(source)) is not None:
+            with _readable(source):
+                chosen = select()
+            return {split: partial(_chosen_table, part) for split, part in chosen.items()}
         files = sorted(source.glob("*.parquet")) or sorted(source.glob("*/*.parquet"))
         return _parquet_parts(source, files, label_column, image_column) if files else _folder_parts(source)
     match source.suffix.lower():
@@ -204,6 +209,10 @@ def _archive_table(read: Callable[[], Archive], split: str | None) -> Table:
     archive = read()
     ids = tuple(f"{split}/{row}" if split else str(row) for row in range(len(archive.labels)))
     return Table(ids=ids, labels=archive.labels, names=archive.names, read=archive.read)
+
+
+def _chosen_table(part: Chosen) -> Table:
+    return Table(ids=part.ids, labels=part.labels, names=part.names, read=part.path, groups=part.groups)
 
 
 def _npz_table(path: Path, prefix: str, prefixes: list[str]) -> Table:
