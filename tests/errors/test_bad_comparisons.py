@@ -78,13 +78,13 @@ TABLE: dict[str, tuple[Callable[[Path], object], type[DiffclassError], str]] = {
         ResultError,
         "The result file '{h}/results.jsonl' cannot be read: No such file or directory.",
     ),
-    "answers of two lengths": (
-        lambda h: mcnemar(np.array([True]), np.array([True, False])),
+    "no answers": (
+        lambda h: mcnemar(np.zeros(0, dtype=bool), np.zeros(0, dtype=bool)),
         InputError,
-        "A comparison needs the answers of both classifiers to every image. Got lengths [1, 2].",
+        "A comparison needs the answers of both classifiers to every image. Got lengths [0, 0].",
     ),
     "unknown schedule": (
-        lambda h: NoisePart(schedule="linear"),  # type: ignore[arg-type]
+        lambda h: NoisePart(schedule="linear"),
         ConfigError,
         "The 'schedule' of [noise] must be one of log-normal, shifted-cosine. Got 'linear'.",
     ),

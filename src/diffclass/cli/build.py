@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from diffclass.evidence.race import Race
     from diffclass.robust.supervised import SupervisedNetwork
 
-__all__ = ["at_speed", "build_classifier", "build_race", "own_directory", "use_threads"]
+__all__ = ["at_speed", "build_classifier", "build_race", "own_directory", "supervised_network", "use_threads"]
 
 _MUCH_ON_A_CPU = 2_000_000  # images x draws x classes: about where compiling, once, is paid back by bundled networks
 _MUCH_ON_A_GPU = 50_000_000

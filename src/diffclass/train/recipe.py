@@ -6,11 +6,17 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, final, get_args, get_type_hints
+from typing import Any, Literal, final
 
 from diffclass.errors import ConfigError
 
 __all__ = ["DataPart", "NetworkPart", "NoisePart", "Recipe", "TrainPart", "list_recipes", "load_recipe"]
+
+_NOISE = {
+    "schedule": ("log-normal", "shifted-cosine"),
+    "prediction": ("edm", "v"),
+    "weighting": ("edm", "min-snr"),
+}
 
 
 @final
@@ -131,17 +137,16 @@ class NoisePart:
         arXiv:2202.00512); Hang et al. 2023, equation 8 (min-SNR, arXiv:2303.09556).
     """
 
-    schedule: Literal["log-normal", "shifted-cosine"] = "log-normal"
-    prediction: Literal["edm", "v"] = "edm"
-    weighting: Literal["edm", "min-snr"] = "edm"
+    schedule: str = "log-normal"
+    prediction: str = "edm"
+    weighting: str = "edm"
     gamma: float = 5.0
     log_snr: tuple[float, float] = (-15.0, 15.0)
     base_side: int = 64
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be used."""
-        for name in ("schedule", "prediction", "weighting"):
-            known = get_args(get_type_hints(NoisePart)[name])
+        for name, known in _NOISE.items():
             if getattr(self, name) not in known:
                 raise ConfigError(f"The '{name}' of [noise] must be one of {', '.join(known)}. "
                                   f"Got {getattr(self, name)!r}.")  # fmt: skip

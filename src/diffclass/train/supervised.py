@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ class SupervisedRecipe:
     architecture: str = field(default="small-resnet", repr=False)  # a checkpoint of old is known by the others
     weights: str | None = field(default=None, repr=False)
     members: int = field(default=1, repr=False)
-    prior: Literal["training", "uniform"] = field(default="training", repr=False)
+    prior: str = field(default="training", repr=False)
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be used."""
