@@ -56,6 +56,7 @@ def evaluate(
     from diffclass.cli.build import at_speed, build_classifier, own_directory, supervised_network
     from diffclass.cli.render import evaluation_tables, fail_items, on_interrupt, progress, show, working
     from diffclass.data.datasets import open_dataset
+    from diffclass.robust.supervised import SupervisedNetwork
 
     network = supervised_network(settings)
     target = own_directory(settings["model"], "--card") if card else None
@@ -68,7 +69,7 @@ def evaluate(
     if out is not None:
         on_interrupt(f"Stopped. '{out}' keeps what is done, and the same command goes on from there.")
     n_images = min(limit or len(part), len(part))
-    if network is None:
+    if not isinstance(classifier, SupervisedNetwork):
         with working("preparing the network"):
             classifier = at_speed(classifier, n_images=n_images, out=out, **speed)
     with progress(f"evaluating {part.name}") as update:

@@ -2,8 +2,8 @@
 
 images: any picture as a tensor in [0, 1], with what was done to it. datasets: folders, parquet, MedMNIST and CSV as one
 record. results: resumable result files. formats: where each format keeps its splits, ids, labels and pictures. medical:
-CheXpert and ISIC, selected as published. archives: the files of CIFAR-10 and downsampled ImageNet. pickled: pickles read
-without running them.
+CheXpert and ISIC, selected as published. archives: the files of CIFAR-10 and downsampled ImageNet. pickled: pickles
+read without running them.
 """
 
 from importlib import import_module

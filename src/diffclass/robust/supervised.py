@@ -99,8 +99,8 @@ class SupervisedNetwork:
 
         target = Path(directory)
         facts = {"format": 1, "kind": _KIND, **self.metadata, "classes": list(self.classes), "sigma": self.sigma}
-        inputs = {"enlarge": self.inputs.enlarge}  # the rest where it is not the usual
-        inputs |= {} if self.inputs == Inputs(**inputs) else asdict(self.inputs)
+        usual = self.inputs == Inputs(enlarge=self.inputs.enlarge)
+        inputs = {"enlarge": self.inputs.enlarge} if usual else asdict(self.inputs)
         members = {"members": self.n_members} if isinstance(self.network, Ensemble) else {}
         facts |= {"image_shape": list(self.image_shape), **inputs, **members}
         try:
@@ -137,7 +137,9 @@ class SupervisedNetwork:
         weights = find_weights(source)
         put_weights(network, read_weights(weights), source=weights)
         other = ("channels", "side", "mean", "std")
-        told = {name: tuple(v) if isinstance(v := facts[name], list) else v for name in other if name in facts}
+        told: dict[str, Any] = {
+            name: tuple(v) if isinstance(v := facts[name], list) else v for name in other if name in facts
+        }
         rest = {n: value for n, value in facts.items() if n not in {*wanted, *other, "members", "format", "kind"}}
         return cls(
             network=network.eval().requires_grad_(False).to(device), classes=tuple(facts["classes"]),

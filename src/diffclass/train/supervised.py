@@ -141,11 +141,11 @@ def train_supervised(
     members, seconds = [], 0.0
     for member in range(recipe.members):
         one = replace(recipe, seed=recipe.seed + member)
-        baseline = _untrained(one, dataset.classes, shape, torch.device(device))
+        members.append(_untrained(one, dataset.classes, shape, torch.device(device)))
         checkpoint = out / ("checkpoint.pt" if member == 0 else f"checkpoint-{member}.pt")
-        seconds += _Trainer(baseline, one, training, checkpoint).run(report)
-        members.append(baseline.network.eval().requires_grad_(False))
-    finished = replace(baseline, network=members[0] if len(members) == 1 else Ensemble(members))
+        seconds += _Trainer(members[-1], one, training, checkpoint).run(report)
+        members[-1].network.eval().requires_grad_(False)
+    finished = members[0] if len(members) == 1 else replace(members[0], network=Ensemble([m.network for m in members]))
     held_out = _known(load_images(validation, shape, resize=resize)) if len(validation) else None
     tested = None if test is None else _known(load_images(test, shape, resize=resize))
     facts = {
