@@ -120,7 +120,7 @@ class Scores:
         return metrics, notes, temperature
 
 
-def halves(n: int, seed: int) -> tuple[Int64[ndarray, " image"], Int64[ndarray, " image"]]:
+def halves(n: int, seed: int) -> tuple[Int64[ndarray, " _"], Int64[ndarray, " _"]]:
     """Return the images on which a temperature is fitted, and those on which it is measured."""
     order = np.random.default_rng(seed).permutation(n)
     middle = n // 2
