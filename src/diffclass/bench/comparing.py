@@ -173,17 +173,19 @@ class _Pair:
 
     def _calibrated(self, labels: ndarray) -> tuple[ndarray, list[ndarray], str | None]:
         """Return the images that are measured, both models' probabilities of them, and what these rest on."""
-        chosen, on, temperatures = np.arange(len(labels)), None, list(self._temperatures)
-        if None in temperatures:
+        chosen, on, odds = np.arange(len(labels)), None, [one.log_odds for one in self._scores]
+        fit = None
+        if None in self._temperatures:
             fit, chosen = halves(len(labels), self._seed)
-            odds = [one.log_odds[fit] for one in self._scores]
-            if not all(np.isfinite(one).all() for one in odds) or len(fit) < 2:
+            if not all(np.isfinite(one[fit]).all() for one in odds) or len(fit) < 2:
                 raise InputError("No temperature can be fitted: too few images, or classes that were never measured.")
-            temperatures = [best_temperature(o, labels[fit]) if t is None else t
-                            for o, t in zip(odds, temperatures, strict=True)]  # fmt: skip
             on = f"missing temperatures fitted on {len(fit)} images of the runs, measured on {len(chosen)} others"
-        pairs = zip(self._scores, temperatures, strict=True)
-        return chosen, [probabilities(one.log_odds[chosen], t) for one, t in pairs], on
+        answers = []
+        for one, temperature in zip(odds, self._temperatures, strict=True):
+            if temperature is None:
+                temperature = best_temperature(one[fit], labels[fit])
+            answers.append(probabilities(one[chosen], temperature))
+        return chosen, answers, on
 
 
 def _mean_recall(labels: ndarray, right: ndarray) -> float:
