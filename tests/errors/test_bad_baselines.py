@@ -1,16 +1,21 @@
 """Baselines that cannot be had: a table of calls and the exact sentence."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
+from diffclass.bench import evaluate
 from diffclass.cli import main
+from diffclass.data.datasets import Dataset, open_dataset
 from diffclass.denoisers import EDM, PixelDenoiser, Space
 from diffclass.errors import ConfigError, DiffclassError, RangeError, ShapeError, UnsupportedModel
-from diffclass.robust.supervised import DenoisedCopies, SupervisedNetwork, build_resnet
+from diffclass.robust.architecture import build_from_config, build_resnet, build_supervised
+from diffclass.robust.supervised import DenoisedCopies, SupervisedNetwork
 from diffclass.train.supervised import SupervisedRecipe
 from tiny_mixture import save_mixture, tiny_mixture
 
@@ -18,6 +23,11 @@ from tiny_mixture import save_mixture, tiny_mixture
 def resnet(shape: tuple[int, int, int] = (1, 8, 8)) -> SupervisedNetwork:
     network = build_resnet(shape[0], 2, widths=(8,), depths=(1,))
     return SupervisedNetwork(network=network, classes=("a", "b"), image_shape=shape, sigma=0.0)
+
+
+def two_digits() -> Dataset:
+    data = open_dataset("digits", split="test")
+    return replace(data.subset(np.flatnonzero(data.labels < 2)), classes=("a", "b"))
 
 
 def network() -> PixelDenoiser:
@@ -43,6 +53,31 @@ TABLE: dict[str, tuple[Callable[[], object], type[DiffclassError], str]] = {
         lambda: SupervisedRecipe(widths=(8, 16), depths=(1,)),
         ConfigError,
         "A baseline needs as many widths as depths. Got 2 and 1.",
+    ),
+    "no members": (
+        lambda: SupervisedRecipe(members=0),
+        ConfigError,
+        "The 'members' of a baseline must be at least 1. Got 0.",
+    ),
+    "an architecture that is none": (
+        lambda: SupervisedRecipe(architecture="vgg"),
+        ConfigError,
+        "The 'architecture' of a baseline must be one of small-resnet, resnet-18, vit. Got 'vgg'.",
+    ),
+    "a ViT of images that are not square": (
+        lambda: build_supervised("vit", (1, 8, 16), 2),
+        UnsupportedModel,
+        "A ViT takes square images. Got 16x8.",
+    ),
+    "weights of another kind": (
+        lambda: build_from_config({"model_type": "bert"}),
+        UnsupportedModel,
+        "A supervised network must be a resnet or a vit of transformers. Got 'bert'.",
+    ),
+    "errors of a network": (
+        lambda: evaluate(resnet(), two_digits(), save_errors=True, out=Path("never")),
+        RangeError,
+        "A supervised network has no errors of draws to save. Leave 'save_errors' out.",
     ),
     "images of two shapes": (
         lambda: DenoisedCopies(resnet((3, 8, 8)), tiny_mixture(), sigma=0.25),
@@ -105,8 +140,16 @@ SHELL = {
         "Error: The 'device' parameter of load must be a device of this machine, as 'cpu' or 'cuda'. Got 'nowhere'.",
     ),
     "a network is no denoiser": (
-        "evaluate digits --model {n}",
+        "check {n}",
         "Error: The file '{n}/diffclass.json' lacks 'name', 'space', 'sigma_range'.",
+    ),
+    "a race of a network": (
+        "evaluate digits --split test --model {n} --race halving",
+        "Error: --race is of diffusion classifiers, and --model is a supervised network.",
+    ),
+    "templates of a network": (
+        "evaluate digits --split test --model {n} --template x{{}}",
+        "Error: --template is of diffusion classifiers, and --model is a supervised network.",
     ),
     "sigma": (
         "baseline digits --sigma -1 --out {h}/out",

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from diffclass.noise import image_key, smoothing
 from diffclass.robust import Smoothing, certify
+from diffclass.robust.architecture import Inputs, build_resnet
 from diffclass.robust.supervised import (
     DenoisedCopies,
     NetworkCopies,
     SmoothedNetwork,
     SupervisedNetwork,
-    build_resnet,
     is_supervised,
 )
 from tiny_mixture import digits, tiny_mixture
@@ -37,7 +37,7 @@ class HalfSpace(nn.Module):
 
 def half_space(enlarge: int = 1) -> SupervisedNetwork:
     return SupervisedNetwork(
-        network=HalfSpace(), classes=("dark", "bright"), image_shape=SHAPE, sigma=0.0, enlarge=enlarge
+        network=HalfSpace(), classes=("dark", "bright"), image_shape=SHAPE, sigma=0.0, inputs=Inputs(enlarge=enlarge)
     )
 
 
@@ -108,7 +108,12 @@ def test_a_directory_holds_everything_and_transformers_opens_it(tmp_path: Any) -
     path = network.save(tmp_path / "model")
     loaded = SupervisedNetwork.load(path)
     assert torch.equal(loaded.logits(images), network.logits(images))
-    assert (loaded.classes, loaded.image_shape, loaded.sigma, loaded.enlarge) == (network.classes, SHAPE, 0.0, 4)
+    assert (loaded.classes, loaded.image_shape, loaded.sigma, loaded.inputs) == (
+        network.classes,
+        SHAPE,
+        0.0,
+        Inputs(enlarge=4),
+    )
     assert is_supervised(path)
     assert not is_supervised(tmp_path)
     opened = ResNetForImageClassification.from_pretrained(path).eval()

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
+import torch
+
 from diffclass.bench.answers import answer_items
 from diffclass.bench.groups import answer_groups, group_metrics, group_names
 from diffclass.bench.recording import configuration, record, recording
@@ -15,6 +17,7 @@ from diffclass.data.images import Resize
 from diffclass.data.results import versions, write_json_atomic
 from diffclass.decide.classifier import DiffusionClassifier
 from diffclass.errors import ConditionError, RangeError
+from diffclass.robust.supervised import SupervisedNetwork
 from diffclass.stats.interval import Estimate
 
 __all__ = ["Evaluation", "answer_rows", "evaluate"]
@@ -74,7 +77,7 @@ class Evaluation:
 
 
 def evaluate(
-    classifier: DiffusionClassifier,
+    classifier: DiffusionClassifier | SupervisedNetwork,
     dataset: Dataset,
     *,
     out: Path | None = None,
@@ -95,7 +98,7 @@ def evaluate(
     its "error".
 
     Args:
-        classifier: whose noise has a seed of its own.
+        classifier: whose noise has a seed of its own; or a supervised network, to be compared with such.
         dataset: whose classes the classifier knows, in any order.
         out: folder of results.jsonl, run.json and summary.json; nothing is kept if None.
         limit: measure at most so many images, picked at random with each class in its proportion.
@@ -119,12 +122,14 @@ def evaluate(
     part = _part(classifier, dataset, limit, seed)
     if save_errors and out is None:
         raise RangeError("The 'save_errors' parameter of evaluate needs a folder to save in. Give 'out'.")
+    if save_errors and isinstance(classifier, SupervisedNetwork):
+        raise RangeError("A supervised network has no errors of draws to save. Leave 'save_errors' out.")
     pictures: dict[str, Any] = {"resize": resize, "convert": convert}
     config = configuration(classifier) | {"dataset": _described_set(part, limit, seed), "pictures": pictures}
     if shard is not None:
         part, out = part.subset(shard.indices(len(part))), None if out is None else shard.folder(out)
         config |= {"shard": str(shard)}
-    produced = versions(device=str(classifier.denoiser.device))
+    produced = versions(device=str(_device(classifier)))
     groups = None if group_by is None or shard is not None else group_names(part, group_by)  # of whole groups
     source = {"path": part.source, "split": part.split, "group_by": group_by}
     with recording(out, config, produced, source) as results:
@@ -177,11 +182,18 @@ def _measured(
     )  # fmt: skip
 
 
-def _part(classifier: DiffusionClassifier, dataset: Dataset, limit: int | None, seed: int) -> Dataset:
+def _device(classifier: DiffusionClassifier | SupervisedNetwork) -> torch.device:
+    return classifier.device if isinstance(classifier, SupervisedNetwork) else classifier.denoiser.device
+
+
+def _part(
+    classifier: DiffusionClassifier | SupervisedNetwork, dataset: Dataset, limit: int | None, seed: int
+) -> Dataset:
     """Return the images to measure, after checking that their classes can be answered."""
-    unknown = [name for name in dataset.classes if name not in classifier.classes_]
+    classes = classifier.classes_
+    unknown = [name for name in dataset.classes if name not in classes]
     if unknown:
-        known = ", ".join(classifier.classes_[:10]) + (", ..." if len(classifier.classes_) > 10 else "")
+        known = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
         raise ConditionError(
             f"The classes of '{dataset.name}' must be among the classifier's ({known}). Got {unknown[0]!r}."
         )

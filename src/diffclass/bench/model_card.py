@@ -13,9 +13,10 @@ import numpy as np
 
 from diffclass.bench.calibrating import Calibration
 from diffclass.bench.evaluation import Evaluation
-from diffclass.denoisers.card import figures_table, read_metadata
+from diffclass.denoisers.card import figures_table, read_json, read_metadata
 from diffclass.errors import InputError, ResultError
 from diffclass.evidence import TabulatedProposal, TabulatedWeight, as_table
+from diffclass.robust.supervised import is_supervised
 from diffclass.stats.interval import Estimate
 
 __all__ = ["calibrated_settings", "write_calibrated", "write_measured"]
@@ -72,7 +73,7 @@ def write_measured(target: Path, evaluation: Evaluation) -> Path:
     Raises:
         ResultError: it cannot be written.
     """
-    metadata = read_metadata(target)
+    metadata = read_json(target / "diffclass.json") if is_supervised(target) else read_metadata(target)
     dataset = evaluation.config["dataset"]
     where = dataset["split"] or dataset["name"]
     old = {name: figures for name, figures in metadata.get("figures", {}).items() if name != where}

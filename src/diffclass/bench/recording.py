@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diffclass.bench.answers import Answer, answer_items
+from diffclass.bench.network_answers import answer_by_network
 from diffclass.data.datasets import Item
 from diffclass.data.images import Resize
 from diffclass.data.results import ResultFile, write_json_atomic
@@ -20,7 +21,7 @@ from diffclass.decide.classifier import DiffusionClassifier
 from diffclass.denoisers.compiled import is_compiled
 from diffclass.errors import ResultError
 from diffclass.robust import Smoothable, SmoothedDiffusion
-from diffclass.robust.supervised import SmoothedNetwork
+from diffclass.robust.supervised import SmoothedNetwork, SupervisedNetwork
 
 __all__ = ["configuration", "fingerprint", "record", "recording", "smoothable_configuration"]
 
@@ -51,7 +52,7 @@ def recording(
 
 
 def record(
-    classifier: DiffusionClassifier,
+    classifier: DiffusionClassifier | SupervisedNetwork,
     items: Iterable[Item],
     results: ResultFile,
     *,
@@ -65,6 +66,7 @@ def record(
     """Answer the pictures that have no row yet, and yield how many have one whenever rows have reached the disk.
 
     Args:
+        classifier: which answers. A supervised network has no evidence to save or keep.
         items: with ids that differ.
         results: to which rows are added.
         names: of the classes that the items' labels count.
@@ -76,6 +78,11 @@ def record(
     """
     yield len(results)
     todo = (item for item in items if item.id not in results.done)
+    if isinstance(classifier, SupervisedNetwork):
+        for rows in answer_by_network(classifier, todo, names=names, resize=resize, convert=convert):
+            results.append([answer.row() for answer in rows])
+            yield len(results)
+        return
     for answers in answer_items(classifier, todo, names=names, resize=resize, convert=convert):
         if save_errors:
             _save_errors(results.path.parent / "errors", answers)
@@ -85,8 +92,11 @@ def record(
         yield len(results)
 
 
-def configuration(classifier: DiffusionClassifier) -> dict[str, Any]:
+def configuration(classifier: DiffusionClassifier | SupervisedNetwork) -> dict[str, Any]:
     """Return everything about a classifier that its answers depend on, as plain values."""
+    if isinstance(classifier, SupervisedNetwork):
+        model = _described_network(classifier)
+        return {"model": model, "classes": list(classifier.classes), "temperature": classifier.temperature}
     denoiser, first = classifier.denoiser, classifier.first_look
     metadata: Mapping[str, Any] = getattr(denoiser, "metadata", {})
     dtype = getattr(denoiser, "dtype", None)
@@ -117,15 +127,16 @@ def smoothable_configuration(subject: Smoothable) -> dict[str, Any]:
     assert isinstance(subject, SmoothedNetwork)
     network, denoiser = subject.network, subject.denoiser
     return {
-        "model": {
-            "name": network.metadata.get("name", type(network.network).__name__),
-            "weights": fingerprint(network),
-            "sigma": network.sigma,
-        },
+        "model": _described_network(network),
         "denoiser": None if denoiser is None else {"weights": fingerprint(denoiser)},
         "classes": list(subject.classes),
         "seed": subject.seed,
     }
+
+
+def _described_network(network: SupervisedNetwork) -> dict[str, Any]:
+    name = network.metadata.get("name", type(network.network).__name__)
+    return {"name": name, "weights": fingerprint(network), "sigma": network.sigma}
 
 
 def fingerprint(denoiser: object) -> str:

@@ -9,6 +9,7 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from diffclass.bench.run import Run
+from diffclass.bench.scores import halves
 from diffclass.decide.calibration import best_temperature
 from diffclass.decide.conformal import conformal_sets, fit_isotonic
 from diffclass.errors import InputError
@@ -166,7 +167,7 @@ def make_report(
     validated, fitted = (None, None) if validation is None else _validate(run, validation, alpha, seed)
     metrics, notes, used = run.scores.metrics(own or fitted, seed=seed)
     on_half = not (own or fitted)
-    measured_on = run.scores.halves(seed)[1] if on_half else np.arange(len(run.answered))
+    measured_on = halves(len(run.answered), seed)[1] if on_half else np.arange(len(run.answered))
     found = run.uncertainties(used)
     primary = "probability" if own or fitted else "margin"
     wrong = run.scores.predictions != run.scores.labels

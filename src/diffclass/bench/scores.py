@@ -13,7 +13,7 @@ from diffclass.errors import InputError
 from diffclass.stats.interval import Estimate, mean_interval, wilson
 from diffclass.stats.metric import accuracy, auc, balanced_accuracy, brier, ece, nll
 
-__all__ = ["Scores"]
+__all__ = ["Scores", "halves"]
 
 _LISTED = 20  # failures that are named in a summary
 
@@ -105,8 +105,7 @@ class Scores:
         measure("draws_per_image", lambda: mean_interval(self.draws.astype(np.float64)))
         chosen, suffix = np.arange(n), ""
         if temperature is None:
-            fit, chosen = self.halves(seed)
-            suffix = "_on_half"
+            (fit, chosen), suffix = halves(n, seed), "_on_half"
             try:
                 found = fit_temperature(self.log_odds[fit], labels[fit], held_out=0.1, seed=seed)
             except InputError as error:
@@ -122,8 +121,9 @@ class Scores:
         measure(f"brier{suffix}", lambda: brier(labels[chosen], scaled, seed=seed))
         return metrics, notes, temperature
 
-    def halves(self, seed: int = 0) -> tuple[Int64[ndarray, " _"], Int64[ndarray, " _"]]:
-        """Return the images that a temperature is fitted on where there is none, and those it is measured on."""
-        order = np.random.default_rng(seed).permutation(len(self.labels))
-        middle = len(order) // 2
-        return np.sort(order[:middle]), np.sort(order[middle:])
+
+def halves(n: int, seed: int) -> tuple[Int64[ndarray, " _"], Int64[ndarray, " _"]]:
+    """Return the images on which a temperature is fitted, and those on which it is measured."""
+    order = np.random.default_rng(seed).permutation(n)
+    middle = n // 2
+    return np.sort(order[:middle]), np.sort(order[middle:])

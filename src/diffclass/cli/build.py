@@ -1,6 +1,7 @@
 """From options to a classifier."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from math import ceil, log2
 from pathlib import Path
@@ -10,8 +11,17 @@ if TYPE_CHECKING:
     from diffclass.decide.classifier import DiffusionClassifier
     from diffclass.decide.first_look import FirstLook
     from diffclass.evidence.race import Race
+    from diffclass.robust.supervised import SupervisedNetwork
 
-__all__ = ["at_speed", "build_classifier", "build_race", "own_directory", "speed_of", "use_threads"]
+__all__ = [
+    "at_speed",
+    "build_classifier",
+    "build_race",
+    "own_directory",
+    "speed_of",
+    "supervised_network",
+    "use_threads",
+]
 
 _MUCH_ON_A_CPU = 2_000_000  # images x draws x classes: about where compiling, once, is paid back by bundled networks
 _MUCH_ON_A_GPU = 50_000_000
@@ -173,6 +183,26 @@ def build_race(classifier: "DiffusionClassifier", race: str, *, draws: int | Non
     return SuccessiveHalving(stages=tuple(stages.items()))
 
 
+def supervised_network(settings: Mapping[str, Any]) -> "SupervisedNetwork | None":
+    """Load a model that is a supervised network, refusing the options that it cannot heed; None if it is another."""
+    from diffclass.denoisers.catalogue import choose_device
+    from diffclass.errors import InputError
+    from diffclass.robust.supervised import SupervisedNetwork, is_supervised
+
+    if not is_supervised(settings["model"]):
+        return None
+    usual: dict[str, Any] = {"race": "paired", "draws": None, "vote": False, "labels": None, "templates": (),
+                             "prompts": None, "first": None, "keep": None}  # fmt: skip
+    given = [name for name, value in usual.items() if settings.get(name, value) != value]
+    if given:
+        raise InputError(
+            f"--{given[0].removesuffix('s') if given[0] == 'templates' else given[0]} is of diffusion classifiers, and "
+            "--model is a supervised network."
+        )
+    use_threads(settings["threads"])
+    return SupervisedNetwork.load(settings["model"], device=choose_device(settings["device"]))
+
+
 def use_threads(threads: int | None) -> None:
     """Give torch so many CPU threads."""
     if threads is not None:
@@ -186,8 +216,9 @@ def own_directory(model: str, option: str) -> Path:
     import click
 
     from diffclass.denoisers.catalogue import read_card
+    from diffclass.robust.supervised import is_supervised
 
-    path = read_card(model).path
+    path = Path(model) if is_supervised(model) else read_card(model).path
     if Path(model).resolve() != path.resolve():
         raise click.BadParameter("only a directory of your own can be changed.", param_hint=f"'{option}'")
     return path

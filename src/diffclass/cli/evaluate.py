@@ -50,17 +50,21 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Measure accuracy, calibration and cost on a labelled data set, each with its 95% interval.
 
+    A network that `diffclass baseline` trained can be measured too, for `diffclass compare`.
+
     DATASET is a folder with a folder of pictures a class, parquet, MedMNIST npz, a CSV of path and label, or "digits"
     (scikit-learn's). An abstention counts as wrong. Run the same command again to go on after an interruption.
     """
     from diffclass.bench import evaluate as measure
     from diffclass.bench.model_card import write_measured
-    from diffclass.cli.build import at_speed, build_classifier, own_directory, speed_of
+    from diffclass.cli.build import at_speed, build_classifier, own_directory, speed_of, supervised_network
     from diffclass.cli.estimates import evaluation_tables
     from diffclass.cli.render import fail_items, on_interrupt, progress, show, working
     from diffclass.data.datasets import open_dataset
+    from diffclass.robust.supervised import SupervisedNetwork
 
     scale = take_scale(settings, out=out)
+    network = supervised_network(settings)
     target = own_directory(settings["model"], "--card") if card else None
     if card and (settings["race"], settings["draws"], settings["vote"]) != ("paired", None, False):
         raise click.BadParameter("a card shows the model's own race and aggregate.", param_hint="'--card'")
@@ -68,13 +72,14 @@ def evaluate(
     if save_errors and scale["engine"] != "local":
         raise click.BadParameter("errors are kept by --engine local.", param_hint="'--save-errors'")
     with working(f"loading {settings['model']}"):
-        classifier = build_classifier(**settings)
+        classifier = build_classifier(**settings) if network is None else network
     part = open_dataset(dataset, split=split, classes=classifier.classes_)
     if out is not None:
         on_interrupt(f"Stopped. '{out}' keeps what is done, and the same command goes on from there.")
     n_images = min(limit or len(part), len(part))
-    with working("preparing the network"):
-        classifier = at_speed(classifier, n_images=n_images, out=out, **speed)
+    if not isinstance(classifier, SupervisedNetwork):
+        with working("preparing the network"):
+            classifier = at_speed(classifier, n_images=n_images, out=out, **speed)
     pictures: dict[str, Any] = {"resize": resize, "convert": convert}
     arguments = {"settings": settings, "speed": speed_of(classifier), "limit": limit, "pictures": pictures,
                  "dataset": str(dataset), "split": split}  # fmt: skip

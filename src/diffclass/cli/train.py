@@ -18,7 +18,9 @@ __all__ = ["train"]
 
 _RECIPES = """\b
 Recipes:
-  on classes    digits, mnist, pneumonia, cifar10, cifar10-gpu, cifar10-late
+  on classes    digits, mnist, pneumonia, cifar10, cifar10-gpu, cifar10-late,
+                dermoscopy, medical-unet, medical-dit, chexpert,
+                chexpert-dit, isic-melanoma, isic-melanoma-dit
   on captions   textdigits, concepts, clip-small, vilt-small
   fine-tuned    dreambooth-concepts, concepts-sd-lora, clip-concepts,
                 vilt-concepts, medical-sd, medical-sd-lora
@@ -38,17 +40,19 @@ Recipes:
     "--test-images", type=click.IntRange(min=0),
     help="Classify so many test images for the card, by seed; 0: none. [default: all of them]",
 )  # fmt: skip
+@click.option("--size", type=click.IntRange(min=1), help="Height and width, where RECIPE leaves them to the data.")
 @out_option("Folder of the checkpoint and of the trained model.", required=True)
 @output_options
 def train(
     recipe: str, data: str | None, start: str | None, device: str, threads: int | None, test_images: int | None,
-    out: Path, as_json: bool, quiet: bool,
+    size: int | None, out: Path, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Train a network by RECIPE: one of those listed below, or a TOML file of yours.
 
-    digits needs no other data and takes a minute; the others need --data, and minutes to hours, those that fine-tune
-    another model (--from) a GPU. Data for concepts, clip-small, vilt-small and fine-tuning are pictures with captions
-    (docs/fine-tuning.md).
+    digits needs no other data and takes a minute; the others need --data, and minutes to hours; chexpert, isic-melanoma
+    and those that fine-tune another model (--from) want a GPU. Data for concepts, clip-small, vilt-small and
+    fine-tuning are pictures with captions (docs/fine-tuning.md). medical-unet and medical-dit take any labelled
+    pictures: their size, 28 to 256 pixels, and the classes are those of the data.
 
     Run the same command again to go on after an interruption. The trained model is OUT/model; `diffclass calibrate
     OUT/model DATASET --held-out` makes it several times cheaper to ask.
@@ -63,7 +67,7 @@ def train(
 
     use_threads(threads)
     plan = load_any_recipe(recipe)
-    _check(plan, data, start, test_images)
+    _check(plan, data, start, test_images, size)
     on_interrupt(f"Stopped. The checkpoint is in '{out}', and the same command goes on from there.")
     with progress_line() as say:
         told: dict[str, Any] = {"out": out, "device": _device(device), "report": lambda now: say(_line(now))}
@@ -71,7 +75,7 @@ def train(
             assert data is not None
             path = run_tuning(plan, data=data, start=start, note=note, **told)
         else:
-            path = run_recipe(plan, data=data, test_images=test_images, note=note, **told)
+            path = run_recipe(plan, data=data, test_images=test_images, size=size, note=note, **told)
     facts = read_json(path / "diffclass.json")
     figures = facts["figures"]
     tables = [estimates_table(of_split, title=f"{facts['name']}, {split}") for split, of_split in figures.items()]
@@ -79,7 +83,9 @@ def train(
     note(f"saved: {path}")
 
 
-def _check(plan: "Recipe | TuningRecipe", data: str | None, start: str | None, test_images: int | None) -> None:
+def _check(
+    plan: "Recipe | TuningRecipe", data: str | None, start: str | None, test_images: int | None, size: int | None
+) -> None:
     """Refuse options that a recipe has no use for."""
     table = plan.as_dict()
     tuning = "kind" in table
@@ -89,6 +95,8 @@ def _check(plan: "Recipe | TuningRecipe", data: str | None, start: str | None, t
         raise click.UsageError(f"The recipe '{plan.name}' starts from random weights and takes no --from.")
     if test_images is not None and (tuning or table["data"]["captioned"]):
         raise click.UsageError(f"The recipe '{plan.name}' is for pictures with captions and takes no --test-images.")
+    if size is not None and (tuning or table["data"]["captioned"]):
+        raise click.UsageError(f"The recipe '{plan.name}' is for pictures with captions and takes no --size.")
 
 
 def _device(device: str) -> str:

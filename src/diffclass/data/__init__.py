@@ -3,7 +3,7 @@
 images: any picture as a tensor in [0, 1], with what was done to it. datasets: folders, parquet, MedMNIST and CSV as one
 record. results: resumable result files. formats: where each format keeps its splits, ids, labels and pictures.
 archives: the same for CIFAR's and downsampled ImageNet's own files. layouts, imagenet: for other published sets.
-pickled: pickles read without running them.
+medical: CheXpert and ISIC, selected as published. pickled: pickles read without running them.
 """
 
 from importlib import import_module

@@ -9,15 +9,16 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int, Int64, UInt8
+from jaxtyping import Bool, Float32, Int, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 
 from diffclass.data.formats import SPLITS, UNLABELLED, Parts, Table, find_parts, listed, stratified
 from diffclass.data.images import Prepared, Resize, Source, prepare_image
+from diffclass.data.medical import Chosen
 from diffclass.errors import ConditionError, InputError, RangeError
 
-__all__ = ["Dataset", "Item", "Progress", "dataset_splits", "open_dataset"]
+__all__ = ["Dataset", "Item", "Progress", "dataset_of", "dataset_splits", "open_dataset"]
 
 Progress = Callable[[int, int], None]  # images done, of how many
 Shape = tuple[int, int, int]  # channels, height, width
@@ -64,6 +65,7 @@ class Dataset:
         read: from a row to what `load_image` opens.
         source: what was opened, as an absolute path; "digits" for scikit-learn's.
         columns: what else the source says of its pictures, by column, a value for each of its rows.
+        groups: whose images belong together, as one patient's do; None where nobody says.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Dataset:
     read: Callable[[int], Source]
     source: str | None = None
     columns: Callable[[], Mapping[str, Sequence[Any]]] = dict
+    groups: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -107,7 +110,8 @@ class Dataset:
         """Pick images by index, each at most once, in the order given."""
         chosen = self._checked(indices)
         ids = tuple(self.ids[i] for i in chosen)
-        return replace(self, ids=ids, labels=self.labels[chosen], rows=self.rows[chosen])
+        groups = None if self.groups is None else tuple(self.groups[i] for i in chosen)
+        return replace(self, ids=ids, labels=self.labels[chosen], rows=self.rows[chosen], groups=groups)
 
     def sample(self, n: int, *, seed: int = 0) -> "Dataset":
         """Pick n images at random, each class in its proportion, in the order of the set."""
@@ -118,6 +122,22 @@ class Dataset:
     def at_most(self, limit: int | None, *, seed: int = 0) -> "Dataset":
         """Return the set itself if it is no larger than the limit, and a sample of that size otherwise."""
         return self if limit is None or limit >= len(self) else self.sample(limit, seed=seed)
+
+    def held_out(self, n: int, *, seed: int = 0) -> Bool[ndarray, " image"]:
+        """Choose n images at random to keep apart; whole groups, at least n images, where the set has groups."""
+        order = np.random.default_rng(seed).permutation(len(self))
+        chosen = np.zeros(len(self), dtype=bool)
+        if self.groups is None:
+            chosen[order[:n]] = True
+            return chosen
+        members: dict[str, list[int]] = {}
+        for index in order.tolist():
+            members.setdefault(self.groups[index], []).append(index)
+        for together in members.values():
+            if chosen.sum() >= n:
+                break
+            chosen[together] = True
+        return chosen
 
     def array(
         self,
@@ -195,7 +215,8 @@ def open_dataset(
     Formats: a folder with a folder of pictures a class (in train, validation and test folders, or not); Hugging Face
     parquet, a file or a folder of them; MedMNIST npz; CSV of path and label, paths being relative to the CSV's folder;
     CIFAR-10's and CIFAR-100's python batches, their folder or their tar; a folder, or one file, of downsampled
-    ImageNet's npz batches; and what else `layouts.find_layout` knows as its authors publish it.
+    ImageNet's npz batches; CheXpert's folder, and ISIC's with the challenges' tables, selected as `data.medical` says;
+    and what else `layouts.find_layout` knows as its authors publish it.
     "digits" is scikit-learn's 1,797 digits of 8x8 pixels in 17 grey values, split here into train 1,097, validation
     200 and test 500 by a stratified shuffle with seed 0.
 
@@ -231,6 +252,21 @@ def open_dataset(
     return Dataset(
         name=name, split=key, classes=chosen, ids=table.ids, labels=labels, rows=rows, read=table.read,
         source="digits" if os.fspath(path) == "digits" else str(source), columns=table.columns,
+        groups=table.groups,
+    )  # fmt: skip
+
+
+def dataset_of(part: Chosen, *, name: str, split: str | None = None) -> Dataset:
+    """Return what `chexpert` or `isic_melanoma` chose for one split as a data set like any other.
+
+    Args:
+        part: one of their values.
+        name: of the set.
+        split: its key.
+    """
+    return Dataset(
+        name=name, split=split, classes=part.names, ids=part.ids, labels=part.labels,
+        rows=np.arange(len(part.ids), dtype=np.int64), read=part.path, groups=part.groups,
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from diffclass import errors
 from diffclass.data.archives import Archive, Archives, imagenet_file
 from diffclass.data.dicom import ENDINGS
 from diffclass.data.layouts import find_layout
+from diffclass.data.medical import Chosen, find_medical
 
 __all__ = ["PICTURES", "SPLITS", "UNLABELLED", "Parts", "Table", "find_parts", "listed", "stratified"]
 
@@ -45,6 +46,7 @@ class Table:
         names: of the classes, the same in every split.
         read: from a row to a path, encoded bytes or array.
         columns: what else the source says of its pictures, by column, a value a row; read when it is asked for.
+        groups: whose images belong together, as one patient's do; None where nobody says.
     """
 
     ids: tuple[str, ...]
@@ -52,6 +54,7 @@ class Table:
     names: tuple[str, ...]
     read: Callable[[int], os.PathLike[str] | bytes | ndarray]
     columns: Callable[[], dict[str, list[Any]]] = dict
+    groups: tuple[str, ...] | None = None
 
 
 Parts = dict[str | None, Callable[[], Table]]  # by split; the one key is None where a source has no splits
@@ -67,6 +70,10 @@ def find_parts(path: str | os.PathLike[str], label_column: str, image_column: st
     if source.is_dir():
         if layout := find_layout(source):
             return _archive_parts(layout.archives)
+        if (select := find_medical(source)) is not None:
+            with _readable(source):
+                chosen = select()
+            return {split: partial(_chosen_table, part) for split, part in chosen.items()}
         files = sorted(source.glob("*.parquet")) or sorted(source.glob("*/*.parquet"))
         return _parquet_parts(source, files, label_column, image_column) if files else _folder_parts(source)
     match source.suffix.lower():
@@ -210,6 +217,10 @@ def _archive_table(read: Callable[[], Archive], split: str | None) -> Table:
     rows = (f"{split}/{row}" if split else str(row) for row in range(len(archive.labels)))
     ids = tuple(rows) if archive.ids is None else archive.ids
     return Table(ids=ids, labels=archive.labels, names=archive.names, read=archive.read)
+
+
+def _chosen_table(part: Chosen) -> Table:
+    return Table(ids=part.ids, labels=part.labels, names=part.names, read=part.path, groups=part.groups)
 
 
 def _npz_table(path: Path, prefix: str, prefixes: list[str]) -> Table:

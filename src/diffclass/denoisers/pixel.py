@@ -157,7 +157,9 @@ class PixelDenoiser:
         """Turn the network's output into the clean image's mean."""
         output = output[:, : noisy.shape[1]].to(noisy.dtype)  # learned variances come after
         denoised = self.parametrisation.denoised(noisy, sigma, output)
-        if self.clip:
+        if self.clip and self.space.haar:  # pixels have ends, their sums and differences have none
+            denoised = self.space.to_model(self.space.to_images(denoised).clamp(0, 1))
+        elif self.clip:
             ends = self.space.offset, self.space.scale + self.space.offset
             denoised = denoised.clamp(min(ends), max(ends))
         return denoised

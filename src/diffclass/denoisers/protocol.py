@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from diffclass.denoisers.haar import haar, inverse_haar
 from diffclass.errors import ShapeError, UnsupportedModel
 from diffclass.types import Images, Latents, Sigmas
 
@@ -21,7 +22,8 @@ class Space:
     """Where a model lives, and the only place that converts between images and models.
 
     model = pixel_unshuffle(scale * image + offset, patch). The patch step is a permutation of pixels, so that
-    Gaussian noise stays Gaussian noise and squared errors keep their value.
+    Gaussian noise stays Gaussian noise and squared errors keep their value. With `haar` an orthonormal transform, of
+    which the same is true, comes before it.
 
     A model on the latents of an autoencoder says their shape in `latent`; its own encode and decode convert, and scale,
     offset and patch mean nothing.
@@ -34,6 +36,7 @@ class Space:
     offset: float = -1.0
     patch: int = 1  # patch x patch pixels become channels
     data_std: float = 0.5  # [model units] standard deviation of the data
+    haar: bool = False  # one level of the Haar transform: 2 x 2 pixels become channels, before the patches
     latent: tuple[int, int, int] | None = None  # channels, height and width of a latent
 
     @property
@@ -46,7 +49,8 @@ class Space:
         """Channels, height and width of what the denoiser sees."""
         if self.latent is not None:
             return self.latent
-        return self.channels * self.patch**2, self.height // self.patch, self.width // self.patch
+        side = self.patch * (2 if self.haar else 1)
+        return self.channels * side**2, self.height // side, self.width // side
 
     @property
     def dimension(self) -> int:
@@ -60,12 +64,14 @@ class Space:
                 f"Images must have shape {self.image_shape} (channels, height, width). Got {tuple(images.shape[1:])}."
             )
         self._refuse_latents()
-        return pixel_unshuffle(images * self.scale + self.offset, self.patch)
+        model = images * self.scale + self.offset
+        return pixel_unshuffle(haar(model) if self.haar else model, self.patch)
 
     def to_images(self, latents: Latents) -> Images:
         """Convert model units to images in [0, 1], without clipping."""
         self._refuse_latents()
-        return (pixel_shuffle(latents, self.patch) - self.offset) / self.scale
+        model = pixel_shuffle(latents, self.patch)
+        return ((inverse_haar(model) if self.haar else model) - self.offset) / self.scale
 
     def located(self, parts: Latents) -> Float[Tensor, "batch height width"]:
         """Add up over channels what the values of a latent stand for, where they are in the image.

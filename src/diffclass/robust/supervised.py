@@ -5,8 +5,8 @@ a class, and hand it to a network that has seen clean images.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -19,6 +19,7 @@ from diffclass.denoisers import Denoiser
 from diffclass.denoisers.card import read_json
 from diffclass.denoisers.weights import find_weights, put_weights, read_weights
 from diffclass.errors import RangeError, ResultError, ShapeError, UnsupportedModel
+from diffclass.robust.architecture import Ensemble, Inputs, build_from_config
 from diffclass.robust.copies import CopyClassifier, Smoothable
 from diffclass.types import Images
 
@@ -27,40 +28,10 @@ __all__ = [
     "NetworkCopies",
     "SmoothedNetwork",
     "SupervisedNetwork",
-    "build_resnet",
     "is_supervised",
 ]
 
 _FACTS, _KIND = "diffclass.json", "supervised"
-
-
-def build_resnet(
-    channels: int, n_classes: int, *, widths: Sequence[int] = (32, 64, 128), depths: Sequence[int] = (1, 1, 1)
-) -> nn.Module:
-    """Build a small ResNet with random weights.
-
-    Args:
-        channels: of an image.
-        n_classes: outputs.
-        widths: channels of each stage; the first is the stem's too.
-        depths: residual blocks of each stage.
-
-    Source:
-        He et al. 2016 (arXiv:1512.03385), with basic blocks.
-    """
-    config, network = _transformers()
-    return network(
-        config(
-            num_channels=channels, embedding_size=widths[0], hidden_sizes=list(widths), depths=list(depths),
-            layer_type="basic", num_labels=n_classes, downsample_in_first_stage=False,
-        )
-    )  # fmt: skip
-
-
-def _transformers() -> tuple[Any, Any]:
-    from transformers import ResNetConfig, ResNetForImageClassification
-
-    return ResNetConfig, ResNetForImageClassification
 
 
 @final
@@ -73,7 +44,7 @@ class SupervisedNetwork:
         classes: names, in the order of the logits.
         image_shape: channels, height and width [pixels].
         sigma: [image units] std of the noise in its training images.
-        enlarge: every pixel becomes enlarge x enlarge, because a ResNet's stem takes a quarter of a side.
+        inputs: how images enter the network.
         metadata: the rest of what diffclass.json holds.
     """
 
@@ -81,7 +52,7 @@ class SupervisedNetwork:
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
     sigma: float
-    enlarge: int = 4
+    inputs: Inputs = field(default_factory=lambda: Inputs(enlarge=4))
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -91,17 +62,35 @@ class SupervisedNetwork:
 
     def logits(self, images: Images) -> Float[Tensor, "batch class"]:
         """Return the logits of images in image units, noisy or not."""
-        side = self.enlarge
-        large = (2 * images - 1).repeat_interleave(side, dim=2).repeat_interleave(side, dim=3)
-        return self.network(large).logits.float()
+        return self.network(self.inputs(images)).logits.float()
+
+    @property
+    def classes_(self) -> tuple[str, ...]:
+        """Class names, under the name that a classifier has for them."""
+        return self.classes
+
+    @property
+    def temperature(self) -> float | None:
+        """By which logits are divided before they are made probabilities; None: nobody has fitted one."""
+        return self.metadata.get("temperature")
+
+    @property
+    def n_members(self) -> int:
+        """How many networks answer together."""
+        return len(self.network.members) if isinstance(self.network, Ensemble) else 1
+
+    @torch.inference_mode()
+    def scores(self, images: Images) -> Float[Tensor, "batch class"]:
+        """Return the logits of images on any device, on the CPU and without gradients."""
+        return self.logits(images.to(self.device)).cpu()
 
     @torch.inference_mode()
     def predict(self, images: Images) -> Int64[ndarray, " batch"]:
         """Return the index of the largest logit of each image."""
         return self.logits(images.to(self.device)).argmax(dim=1).cpu().numpy()
 
-    def save(self, directory: str | Path) -> Path:
-        """Write a directory that transformers opens too.
+    def save(self, directory: str | Path, card: str = "") -> Path:
+        """Write a directory that transformers opens too, unless several networks are in it.
 
         Raises:
             ResultError: it cannot be written.
@@ -110,7 +99,10 @@ class SupervisedNetwork:
 
         target = Path(directory)
         facts = {"format": 1, "kind": _KIND, **self.metadata, "classes": list(self.classes), "sigma": self.sigma}
-        facts |= {"image_shape": list(self.image_shape), "enlarge": self.enlarge}
+        usual = self.inputs == Inputs(enlarge=self.inputs.enlarge)
+        inputs = {"enlarge": self.inputs.enlarge} if usual else asdict(self.inputs)
+        members = {"members": self.n_members} if isinstance(self.network, Ensemble) else {}
+        facts |= {"image_shape": list(self.image_shape), **inputs, **members}
         try:
             target.mkdir(parents=True, exist_ok=True)
             state = {name: tensor.contiguous().cpu() for name, tensor in self.network.state_dict().items()}
@@ -118,6 +110,8 @@ class SupervisedNetwork:
             self.network.config.save_pretrained(target)  # type: ignore[union-attr, operator]
             text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
             (target / _FACTS).write_text(text + "\n", encoding="utf-8")
+            if card:
+                (target / "README.md").write_text(card, encoding="utf-8")
         except OSError as error:
             raise ResultError(f"The network could not be saved in {str(target)!r}: {error}.") from error
         return target
@@ -136,14 +130,21 @@ class SupervisedNetwork:
         wanted = ("classes", "image_shape", "sigma", "enlarge")
         if facts.get("kind") != _KIND or not all(name in facts for name in wanted):
             raise UnsupportedModel(f"The model in {str(source)!r} is not a supervised network. Try diffclass.load.")
-        config, kind = _transformers()
-        network = kind(config.from_dict(read_json(source / "config.json")))
+        config = read_json(source / "config.json")
+        network = build_from_config(config)
+        if "members" in facts:
+            network = Ensemble([network, *(build_from_config(config) for _ in range(facts["members"] - 1))])
         weights = find_weights(source)
         put_weights(network, read_weights(weights), source=weights)
-        rest = {name: value for name, value in facts.items() if name not in {*wanted, "format", "kind"}}
+        other = ("channels", "side", "mean", "std")
+        told: dict[str, Any] = {
+            name: tuple(v) if isinstance(v := facts[name], list) else v for name in other if name in facts
+        }
+        rest = {n: value for n, value in facts.items() if n not in {*wanted, *other, "members", "format", "kind"}}
         return cls(
             network=network.eval().requires_grad_(False).to(device), classes=tuple(facts["classes"]),
-            image_shape=tuple(facts["image_shape"]), sigma=facts["sigma"], enlarge=facts["enlarge"], metadata=rest,
+            image_shape=tuple(facts["image_shape"]), sigma=facts["sigma"],
+            inputs=Inputs(enlarge=facts["enlarge"], **told), metadata=rest,
         )  # fmt: skip
 
 

@@ -9,7 +9,19 @@ from numpy import ndarray
 from diffclass.errors import InputError
 from diffclass.stats.interval import Estimate, bootstrap, wilson
 
-__all__ = ["ABSTAINED", "accuracy", "auc", "balanced_accuracy", "brier", "ece", "nll", "top"]
+__all__ = [
+    "ABSTAINED",
+    "accuracy",
+    "auc",
+    "balanced_accuracy",
+    "binned_error",
+    "brier",
+    "calibration_gaps",
+    "ece",
+    "macro_area",
+    "nll",
+    "top",
+]
 
 ABSTAINED = -1  # the prediction of an image on which no class was named
 
@@ -105,6 +117,28 @@ def auc(labels: Labels, scores: Scores, *, abstentions: str = "refuse", confiden
     from scipy.stats import norm
 
     labels, scores = _scored(labels, scores, abstentions)
+    n = len(labels)
+    value, influence, rarest = macro_area(labels, scores)
+    if value in (0.0, 1.0):
+        limit = ((1 - confidence) / 2) ** (1 / rarest)
+        low, high = (limit, 1.0) if value else (0.0, 1 - limit)
+        return Estimate(value=value, low=low, high=high, n=n, confidence=confidence, method="exact")
+    half = norm.isf((1 - confidence) / 2) * np.sqrt((influence**2).sum()) / (value * (1 - value))
+    odds = value / (1 - value)
+    low, high = odds / (odds + np.exp(half)), odds / (odds + np.exp(-half))
+    return Estimate(value=value, low=float(low), high=float(high), n=n, confidence=confidence, method="DeLong")
+
+
+def macro_area(labels: Labels, scores: Scores) -> tuple[float, ndarray, int]:
+    """Return the area that `auc` estimates, each image's part in its error, and the images of the rarest side.
+
+    The squares of the parts sum to the variance of the area; those of the difference of two classifiers' parts on the
+    same images sum to the variance of the difference of their areas.
+
+    Source:
+        DeLong, DeLong and Clarke-Pearson 1988, equations 4 to 6; LeDell, Petersen and van der Laan 2015, section 4.
+    """
+    labels, scores = _scored(labels, scores, "refuse")
     n, n_classes = scores.shape
     positives = [1] if n_classes == 2 else range(n_classes)
     areas, rarest, influence = [], n, np.zeros(n)
@@ -116,15 +150,7 @@ def auc(labels: Labels, scores: Scores, *, abstentions: str = "refuse", confiden
         areas.append(area)
         influence += part / len(positives)
         rarest = min(rarest, int(positive.sum()), int((~positive).sum()))
-    value = float(np.mean(areas))
-    if value in (0.0, 1.0):
-        limit = ((1 - confidence) / 2) ** (1 / rarest)
-        low, high = (limit, 1.0) if value else (0.0, 1 - limit)
-        return Estimate(value=value, low=low, high=high, n=n, confidence=confidence, method="exact")
-    half = norm.isf((1 - confidence) / 2) * np.sqrt((influence**2).sum()) / (value * (1 - value))
-    odds = value / (1 - value)
-    low, high = odds / (odds + np.exp(half)), odds / (odds + np.exp(-half))
-    return Estimate(value=value, low=float(low), high=float(high), n=n, confidence=confidence, method="DeLong")
+    return float(np.mean(areas)), influence, rarest
 
 
 def _area(positive: Bool[ndarray, " image"], score: Float[ndarray, " image"]) -> tuple[float, ndarray]:
@@ -230,18 +256,36 @@ def ece(
         Guo et al. 2017, equation 3 (arXiv:1706.04599); Bröcker and Smith 2007, section 3 (a calibrated model).
     """
     labels, probabilities = _probable(labels, probabilities, abstentions)
-    sureness = probabilities.max(axis=1).astype(np.float64)
-    index = np.clip(np.ceil(sureness * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
-    gap = sureness - (probabilities.argmax(axis=1) == labels)
-
-    def error(index: ndarray, gap: ndarray) -> float:
-        return float(np.abs(np.bincount(index, weights=gap)).sum() / len(gap))
-
+    index, gap = calibration_gaps(labels, probabilities, n_bins=n_bins)
+    sureness, error = probabilities.max(axis=1).astype(np.float64), binned_error
     result = bootstrap(error, index, gap, n_resamples=n_resamples, seed=seed, confidence=confidence, method="basic")
     random = np.random.default_rng((seed, 1))
     calibrated = [error(index, sureness - (random.random(len(gap)) < sureness)) for _ in range(n_resamples)]
     usual = result.value <= np.quantile(calibrated, (1 + confidence) / 2)
     return replace(result, low=0.0 if usual else max(result.low, 0.0))
+
+
+def calibration_gaps(
+    labels: Labels, probabilities: Probabilities, *, n_bins: int = 15
+) -> tuple[Int[ndarray, " image"], Float[ndarray, " image"]]:
+    """Return the bin of each image's top probability, and by how much that exceeds whether it was right (1 or 0).
+
+    Source:
+        Guo et al. 2017, equation 3 (arXiv:1706.04599).
+    """
+    labels, probabilities = _probable(labels, probabilities, "refuse")
+    sureness = probabilities.max(axis=1).astype(np.float64)
+    index = np.clip(np.ceil(sureness * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
+    return index, sureness - (probabilities.argmax(axis=1) == labels)
+
+
+def binned_error(index: Int[ndarray, " image"], gap: Float[ndarray, " image"]) -> float:
+    """Return the expected calibration error of what `calibration_gaps` gave.
+
+    Source:
+        Guo et al. 2017, equation 3 (arXiv:1706.04599).
+    """
+    return float(np.abs(np.bincount(index, weights=gap)).sum() / len(gap))
 
 
 def _known(scores: Scores) -> Bool[ndarray, " image"]:

@@ -16,7 +16,7 @@ from diffclass.data.datasets import Item
 from diffclass.decide import DiffusionClassifier, Prompts
 from diffclass.denoisers import Denoiser, Space
 from diffclass.denoisers.text_to_image.pixels import save_pixel_text
-from diffclass.errors import InputError
+from diffclass.errors import ConfigError, InputError
 from diffclass.train.caption_pairs import caption_figures
 from diffclass.train.captioned import CaptionedNetwork
 from diffclass.train.card import write_card
@@ -96,6 +96,8 @@ def run_captioned(
         InputError: the data cannot be used.
         ResultError: out belongs to another recipe, or cannot be written.
     """
+    if recipe.data.shape is None:
+        raise ConfigError(f"The recipe '{recipe.name}' learns from captions and must give a shape in [data].")
     source = recipe.data.name if data is None else data
     train_set, validation = split_captions(source, recipe.train.seed)
     texts = train_set.texts
@@ -104,8 +106,9 @@ def run_captioned(
     note(f"{len(training.labels)} training images with {len(texts)} captions")
     channels, height, width = recipe.data.shape
     space = Space(
-        channels=channels, height=height, width=width, patch=recipe.network.patch, data_std=pixel_std(training.images)
-    )
+        channels=channels, height=height, width=width, patch=recipe.network.patch, haar=recipe.network.haar,
+        data_std=pixel_std(training.images),
+    )  # fmt: skip
     place = torch.device(device)
     torch.manual_seed(recipe.train.seed)
     network = build_network(recipe.network, space, len(texts), texts)

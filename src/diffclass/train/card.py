@@ -6,11 +6,22 @@ from typing import Any
 
 from diffclass.denoisers.card import figures_table
 
-__all__ = ["write_card"]
+__all__ = ["supervised_card", "write_card"]
 
 
-def _opening(kind: str) -> str:
+_PRIORS = {
+    "training": "classes as frequent as in the training images",
+    "uniform": "every class is equally likely before an image is seen, however many images it had in training",
+}
+
+
+def _opening(kind: str, prediction: str) -> str:
     """Say how the network is opened without diffclass around it."""
+    if prediction == "v":
+        return (
+            "The network is a plain diffusers model that predicts v (Salimans and Ho 2022): diffusers opens this "
+            "directory, diffclass.json says how images and noise levels enter it and leave it."
+        )
     if kind == "LateUNet2DModel":
         return (
             "The network, under EDM preconditioning (Karras et al. 2022), is told the class late, so that all classes "
@@ -69,6 +80,7 @@ def write_card(metadata: Mapping[str, Any]) -> str:
         f"- **Trained**: {training['date']}, {training['seconds'] / 60:.1f} minutes on {training['hardware']}, "
         f"torch {training['torch']}, diffclass {training['diffclass']}",
         f"- **Classifier**: {json.dumps(metadata['classifier'])}",
+        f"- **Prior**: {_PRIORS['uniform']}",
         "",
         "## Use",
         "",
@@ -89,6 +101,39 @@ def write_card(metadata: Mapping[str, Any]) -> str:
         f"diffclass train {recipe['name']} --data {recipe['data']['name']} --out runs/{recipe['name']}",
         "```",
         "",
-        _opening(recipe["network"]["kind"]),
+        _opening(recipe["network"]["kind"], recipe["noise"]["prediction"]),
     ]
     return "\n".join([*front, *body, ""])
+
+
+def supervised_card(facts: Mapping[str, Any], classes: Sequence[str], shape: Sequence[int]) -> str:
+    """Write the README.md of a supervised network's directory.
+
+    Args:
+        facts: what its diffclass.json says, with "training" and "figures".
+        classes: in the order of the logits.
+        shape: channels, height and width [pixels].
+    """
+    training, recipe = facts["training"], facts["training"]["recipe"]
+    start = "random weights" if recipe["weights"] is None else f"the weights of {recipe['weights']}"
+    return "\n".join(
+        [
+            f"# {facts['name']}",
+            "",
+            f"A supervised network ({recipe['architecture']}), which diffusion classifiers are compared with.",
+            "",
+            f"- **Classes** ({len(classes)}): {', '.join(classes)}",
+            f"- **Images**: {' x '.join(map(str, shape))}",
+            f"- **Data**: {facts['data']}; its licence is that of the weights",
+            f"- **Trained**: {recipe['members']} of them, {recipe['steps']} steps of {recipe['batch_size']} images "
+            f"from {start}, seed {recipe['seed']}, noise {recipe['sigma']:g}, {training['seconds'] / 60:.1f} minutes, "
+            f"torch {training['torch']}",
+            f"- **Prior**: {_PRIORS[recipe['prior']]}",
+            f"- **Temperature**: {facts['temperature']}, fitted on validation images",
+            "",
+            "## Measured",
+            "",
+            *figures_table(facts["figures"]),
+            "",
+        ]
+    )

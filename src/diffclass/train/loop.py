@@ -11,7 +11,6 @@ from typing import Any, final
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
-from scipy.special import ndtri
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -19,8 +18,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from diffclass.denoisers.parametrisation import EDM
 from diffclass.denoisers.protocol import Space
 from diffclass.errors import NonFiniteError, ResultError
+from diffclass.train.noising import draw_sigmas, loss_factor, parametrisation
 from diffclass.train.optimizer import Optimizer
-from diffclass.train.recipe import DataPart, Recipe, TrainPart
+from diffclass.train.recipe import DataPart, NoisePart, Recipe, TrainPart
 
 __all__ = [
     "Progress",
@@ -108,9 +108,24 @@ def augment(images: Tensor, part: DataPart, random: torch.Generator) -> Tensor:
 
 
 def edm_loss(
-    network: Callable[..., Any], x: Tensor, sigma: Tensor, epsilon: Tensor, labels: Tensor, edm: EDM
+    network: Callable[..., Any],
+    x: Tensor,
+    sigma: Tensor,
+    epsilon: Tensor,
+    labels: Tensor,
+    edm: EDM,
+    factor: Tensor | None = None,
 ) -> Tensor:
     """Return EDM's loss: lambda(sigma) ||D - x||^2 a value, which is the plain error of the network's output F.
+
+    Args:
+        network: called as the training loop calls it.
+        x: [model units] images without noise.
+        sigma: [model units] noise level of each.
+        epsilon: noise of unit variance.
+        labels: what the network is told.
+        edm: what its output means.
+        factor: of each image's error; None: 1.
 
     Source:
         Karras et al. 2022, equation 8 and Table 1, "Training" (arXiv:2206.00364).
@@ -120,6 +135,7 @@ def edm_loss(
     output = network(model_input, model_time, class_labels=labels).sample
     denoised = edm.denoised(noisy, sigma, output.float())
     weight = (sigma**2 + edm.sigma_data**2) / (sigma * edm.sigma_data) ** 2
+    weight = weight if factor is None else weight * factor
     return (weight[:, None, None, None] * (denoised - x) ** 2).mean()
 
 
@@ -152,7 +168,9 @@ def _identity(recipe: Recipe) -> str:
     """Return what the weights depend on; names, texts and the default classifier may change."""
     parts = (recipe.data.shape, recipe.data.flip, recipe.data.shift, recipe.network, recipe.train)
     told = (recipe.data.captions, recipe.data.spoken, dict(recipe.network.text))
-    return repr((*parts, *told) if recipe.data.captions or recipe.data.captioned else parts)
+    other = (recipe.network.haar, recipe.network.fit, recipe.noise)
+    named = recipe.data.captions or recipe.data.captioned
+    return repr((*parts, *(told if named else ()), *(other if other != (False, False, NoisePart()) else ())))
 
 
 @final
@@ -201,13 +219,6 @@ class _Run:
         self.step, self.seconds, self.loss = state["step"], state["seconds"], state["loss"]
 
 
-def _sigmas(train: TrainPart, random: torch.Generator) -> Tensor:
-    """Draw log-normal noise levels, one in each of batch_size strata of equal probability."""
-    quantile = torch.randperm(train.batch_size, generator=random) + torch.rand(train.batch_size, generator=random)
-    normal = ndtri((quantile / train.batch_size).double().clamp(1e-6, 1 - 1e-6).numpy())
-    return torch.from_numpy(np.exp(train.log_sigma_mean + train.log_sigma_std * normal)).float()
-
-
 def _one_step(run: _Run, recipe: Recipe, data: TrainingSet, space: Space, n_classes: int) -> Tensor:
     """Take one optimiser step and return its loss, left on the device."""
     train, device = recipe.train, next(run.network.parameters()).device
@@ -217,7 +228,7 @@ def _one_step(run: _Run, recipe: Recipe, data: TrainingSet, space: Space, n_clas
     if not images.is_floating_point():
         images = images.float() / 255
     x = space.to_model(images).to(device, memory_format=torch.channels_last)
-    sigma = _sigmas(train, random).to(device)
+    sigma = draw_sigmas(recipe, space.height, random).to(device)
     noise = (
         random if device.type == "cpu" else random_at(train.seed, 3, run.step, device=device)
     )  # drawn where it is used
@@ -225,8 +236,10 @@ def _one_step(run: _Run, recipe: Recipe, data: TrainingSet, space: Space, n_clas
     dropped = torch.rand(len(x), generator=random) < train.label_dropout
     told, n_told = _told(data, recipe, picked, n_classes, random)
     labels = torch.where(dropped, n_told, told).to(device)
+    edm = parametrisation(recipe, space)
     with _precision(device):
-        loss = edm_loss(run.forward, x, sigma, epsilon, labels, EDM(space.data_std, train.time_scale))
+        factor = loss_factor(recipe.noise, sigma, edm)
+        loss = edm_loss(run.forward, x, sigma, epsilon, labels, edm, factor)
     run.optimizer.zero_grad()
     loss.backward()
     run.optimizer.step(schedule(train, run.step))

@@ -10,7 +10,23 @@ from typing import Any, Literal, final
 
 from diffclass.errors import ConfigError
 
-__all__ = ["DataPart", "NetworkPart", "Recipe", "TrainPart", "list_recipes", "load_recipe", "read_part", "read_recipe"]
+__all__ = [
+    "DataPart",
+    "NetworkPart",
+    "NoisePart",
+    "Recipe",
+    "TrainPart",
+    "list_recipes",
+    "load_recipe",
+    "read_part",
+    "read_recipe",
+]
+
+_NOISE = {
+    "schedule": ("log-normal", "shifted-cosine"),
+    "prediction": ("edm", "v"),
+    "weighting": ("edm", "min-snr"),
+}
 
 
 @final
@@ -22,7 +38,7 @@ class DataPart:
         name: data set directory, file or built-in name; the command line's --data replaces it.
         title: how the card calls the data.
         licence: of the data, and so of the weights.
-        shape: channels, height and width [pixels] of an image.
+        shape: channels, height and width [pixels] of an image; those of the data if None.
         classes: names, where the data has none.
         resize: "refuse", "crop" or "stretch" images of another size.
         flip: mirror half of the images (only where left and right do not matter).
@@ -36,7 +52,7 @@ class DataPart:
     name: str
     title: str
     licence: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, int, int] | None = None
     classes: tuple[str, ...] | None = None
     resize: Literal["refuse", "crop", "stretch"] = "refuse"
     flip: bool = False
@@ -54,6 +70,9 @@ class NetworkPart:
     Args:
         kind: "UNet2DModel", "DiTTransformer2DModel", or "UNet2DConditionModel", which reads captions.
         patch: [pixels] patch x patch pixels become channels.
+        haar: whether one level of the orthonormal Haar transform comes before that.
+        fit: a UNet keeps of its levels those that the image's side can be halved for and attends where that side is at
+            most 16; a transformer's patches are as small as 256 tokens allow.
         options: the network's own constructor arguments; channels, size and number of classes are filled in.
         text: arguments of the CLIP text encoder that a network which reads captions is trained with.
     """
@@ -62,6 +81,8 @@ class NetworkPart:
     patch: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
     text: Mapping[str, Any] = field(default_factory=dict, repr=False)  # a checkpoint of old is known by the others
+    haar: bool = field(default=False, repr=False)
+    fit: bool = field(default=False, repr=False)
 
 
 @final
@@ -110,6 +131,47 @@ class TrainPart:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NoisePart:
+    """How noisy training images are, what the network predicts, and how much each noise level counts.
+
+    Args:
+        schedule: "log-normal", by log_sigma_mean and log_sigma_std of [train], or "shifted-cosine".
+        prediction: "edm", or "v", which is EDM's preconditioning for data of unit variance with the opposite sign.
+        weighting: "edm", the plain error of the network's output, or "min-snr".
+        gamma: largest weight of an image's squared error under "min-snr".
+        log_snr: lowest and highest log(alpha^2 / sigma^2) of the schedule before it is shifted.
+        base_side: [pixels] side of images that need no shift.
+
+    Raises:
+        ConfigError: a name is unknown, or a number is outside its range.
+
+    Source:
+        Hoogeboom, Heek and Salimans 2023, section 3.1 (shifted cosine, arXiv:2301.11093); Salimans and Ho 2022 (v,
+        arXiv:2202.00512); Hang et al. 2023, equation 8 (min-SNR, arXiv:2303.09556).
+    """
+
+    schedule: str = "log-normal"
+    prediction: str = "edm"
+    weighting: str = "edm"
+    gamma: float = 5.0
+    log_snr: tuple[float, float] = (-15.0, 15.0)
+    base_side: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be used."""
+        for name, known in _NOISE.items():
+            if getattr(self, name) not in known:
+                raise ConfigError(f"The '{name}' of [noise] must be one of {', '.join(known)}. "
+                                  f"Got {getattr(self, name)!r}.")  # fmt: skip
+        if not (self.gamma > 0 and self.base_side > 0 and len(self.log_snr) == 2 and self.log_snr[0] < self.log_snr[1]):
+            raise ConfigError(
+                "[noise] needs a gamma and a base_side above 0, and a log_snr of two ascending numbers. "
+                f"Got {self.gamma}, {self.base_side} and {list(self.log_snr)}."
+            )
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """Everything a training run depends on but the images."""
 
@@ -118,6 +180,7 @@ class Recipe:
     data: DataPart
     network: NetworkPart
     train: TrainPart
+    noise: NoisePart = field(default_factory=NoisePart)
     classifier: Mapping[str, Any] = field(default_factory=dict)  # default objective, as in diffclass.json
 
     def captions(self, classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -146,7 +209,7 @@ class Recipe:
             ConfigError: a key is missing or unknown.
         """
         table = dict(values)
-        for key, kind in (("data", DataPart), ("network", NetworkPart), ("train", TrainPart)):
+        for key, kind in (("data", DataPart), ("network", NetworkPart), ("train", TrainPart), ("noise", NoisePart)):
             if key in table:
                 table[key] = read_part(kind, table[key], f"[{key}] of {where}")
         return read_part(cls, table, where)

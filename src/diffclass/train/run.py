@@ -13,20 +13,22 @@ import torch
 from torch import Tensor, nn
 
 import diffclass
-from diffclass.data.datasets import Dataset, dataset_splits, open_dataset
+from diffclass.data.datasets import Dataset
 from diffclass.decide import DiffusionClassifier, Prompts, against_rest, fit_temperature
-from diffclass.denoisers import EDM, Denoiser, PixelDenoiser, Space, save_model
+from diffclass.denoisers import Denoiser, PixelDenoiser, Space, save_model
 from diffclass.denoisers.compiled import compile_denoiser
 from diffclass.denoisers.precision import fastest_dtype, place_network
 from diffclass.denoisers.text_to_image.pixels import save_pixel_text
-from diffclass.errors import InputError
+from diffclass.errors import ConfigError, InputError
 from diffclass.stats.interval import mean_interval
 from diffclass.stats.metric import accuracy, auc, balanced_accuracy
 from diffclass.train.captioned import CaptionedNetwork
 from diffclass.train.card import write_card
 from diffclass.train.loop import Progress, TrainingSet, train_network
 from diffclass.train.network import build_network
+from diffclass.train.noising import parametrisation, trained_range
 from diffclass.train.recipe import Recipe
+from diffclass.train.splits import choose_shape, load_images, three_splits
 
 __all__ = ["describe", "hardware", "held_out", "pixel_std", "rounded_denoiser", "run_recipe", "training_facts"]
 
@@ -38,25 +40,8 @@ Note = Callable[[str], None]
 
 def _load(dataset: Dataset, recipe: Recipe) -> TrainingSet:
     """Read all images, as bytes where they are bytes."""
-    options: dict[str, Any] = {"resize": recipe.data.resize}
-    try:
-        images, labels = dataset.uint8(recipe.data.shape, **options)
-    except InputError:
-        images, labels = dataset.array(recipe.data.shape, **options)
-    return TrainingSet(images=images, labels=labels)
-
-
-def _splits(recipe: Recipe, source: str | Path) -> tuple[Dataset, Dataset, Dataset | None]:
-    """Return training, validation and test sets; a missing validation set is held out of training, by seed."""
-    there = dataset_splits(source)
-    names = recipe.data.classes
-    train = open_dataset(source, split="train" if "train" in there else None, classes=names)
-    test = open_dataset(source, split="test", classes=names) if "test" in there else None
-    if "validation" in there:
-        return train, open_dataset(source, split="validation", classes=names), test
-    order = np.random.default_rng(recipe.train.seed).permutation(len(train))
-    n = min(1000, len(train) // 10)
-    return train.subset(np.sort(order[n:])), train.subset(np.sort(order[:n])), test
+    assert recipe.data.shape is not None
+    return load_images(dataset, recipe.data.shape, resize=recipe.data.resize)
 
 
 def held_out(recipe: Recipe, source: str | Path | None = None) -> Dataset:
@@ -66,19 +51,18 @@ def held_out(recipe: Recipe, source: str | Path | None = None) -> Dataset:
         recipe: whose seed picks them where the data has no validation split.
         source: the data set; the recipe's own name if None.
     """
-    return _splits(recipe, recipe.data.name if source is None else source)[1]
+    source = recipe.data.name if source is None else source
+    return three_splits(source, classes=recipe.data.classes, seed=recipe.train.seed)[1]
 
 
 def rounded_denoiser(network: nn.Module, recipe: Recipe, space: Space, classes: tuple[str, ...]) -> Denoiser:
     """Wrap the averaged weights, rounded as they will be saved, on the device they are on."""
     device = next(network.parameters()).device
     rounded = nn.Module.to(copy.deepcopy(network), torch.bfloat16)
-    train = recipe.train
-    spread = np.exp(train.log_sigma_mean + np.array([-3, 3]) * train.log_sigma_std)
     options: dict[str, Any] = {
-        "parametrisation": EDM(space.data_std, train.time_scale),
+        "parametrisation": parametrisation(recipe, space),
         "space": space,
-        "sigma_range": (float(spread[0]), float(spread[1])),
+        "sigma_range": trained_range(recipe, space.height),
         "metadata": {"classifier": dict(recipe.classifier)},
     }
     rounded = place_network(rounded, device=device, dtype=fastest_dtype(device))
@@ -147,6 +131,7 @@ def run_recipe(
     report: Report = lambda progress: None,
     note: Note = lambda line: None,
     test_images: int | None = None,
+    size: int | None = None,
 ) -> Path:
     """Train, calibrate on validation images, measure on test images, and write a model directory.
 
@@ -160,6 +145,7 @@ def run_recipe(
         report: called with the progress of training.
         note: called with a line about each other part of the run.
         test_images: how many images of the test split are classified for the card, by seed; None: all, 0: none.
+        size: [pixels] height and width of the images, for a recipe that leaves them to the data.
 
     Returns:
         The model directory.
@@ -173,13 +159,16 @@ def run_recipe(
 
         return run_captioned(recipe, data, out=out, device=device, report=report, note=note)
     source = recipe.data.name if data is None else data
-    train_set, validation_set, test_set = _splits(recipe, source)
+    train_set, validation_set, test_set = three_splits(source, classes=recipe.data.classes, seed=recipe.train.seed)
+    recipe = _for_data(recipe, train_set, size)
     training = _load(train_set, recipe)
-    note(f"{len(training.labels)} training images of {len(train_set.classes)} classes")
-    channels, height, width = recipe.data.shape
+    shape = recipe.data.shape
+    assert shape is not None
+    note(f"{len(training.labels)} training images of {len(train_set.classes)} classes, {shape[2]}x{shape[1]} pixels")
     space = Space(
-        channels=channels, height=height, width=width, patch=recipe.network.patch, data_std=pixel_std(training.images)
-    )
+        channels=shape[0], height=shape[1], width=shape[2], patch=recipe.network.patch, haar=recipe.network.haar,
+        data_std=pixel_std(training.images),
+    )  # fmt: skip
     classes, place = train_set.classes, torch.device(device)
     torch.manual_seed(recipe.train.seed)
     network = build_network(recipe.network, space, len(classes), recipe.captions(classes))
@@ -205,6 +194,16 @@ def run_recipe(
         device=place, report=on_report,
     )  # fmt: skip
     return _finish(average, recipe, space, classes, seconds, validation, _part(test_set, test_images), out, note)
+
+
+def _for_data(recipe: Recipe, dataset: Dataset, size: int | None) -> Recipe:
+    """Fill in what a recipe leaves to the data: the shape of the images, and what they are called."""
+    if recipe.data.shape is not None:
+        if size is not None:
+            raise ConfigError(f"The recipe '{recipe.name}' has images of {recipe.data.shape[1]} pixels. Omit the size.")
+        return recipe
+    title = recipe.data.title.replace("{}", dataset.name)
+    return replace(recipe, data=replace(recipe.data, shape=choose_shape(dataset, size), title=title))
 
 
 def _part(dataset: Dataset | None, n: int | None) -> Dataset | None:
@@ -258,6 +257,8 @@ def _finish(
 
 def describe(recipe: Recipe, space: Space, classes: tuple[str, ...]) -> dict[str, Any]:
     """Return what diffclass.json says of a model before anything is measured."""
+    edm = parametrisation(recipe, space)
+    told = {"sigma_data": edm.sigma_data, "time_scale": edm.time_scale} | ({"sign": edm.sign} if edm.sign < 0 else {})
     return {
         "format": 1,
         "name": recipe.name,
@@ -267,8 +268,9 @@ def describe(recipe: Recipe, space: Space, classes: tuple[str, ...]) -> dict[str
         "space": {
             "channels": space.channels, "height": space.height, "width": space.width, "scale": space.scale,
             "offset": space.offset, "patch": space.patch, "data_std": space.data_std,
+            **({"haar": True} if space.haar else {}),
         },
-        "parametrisation": {"kind": "edm", "sigma_data": space.data_std, "time_scale": recipe.train.time_scale},
+        "parametrisation": {"kind": "edm", **told},
         "licence": recipe.data.licence,
         "data": recipe.data.title,
     }  # fmt: skip

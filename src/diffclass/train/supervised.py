@@ -1,33 +1,34 @@
-"""Train a small ResNet on images with noise or without: the baselines that certificates are compared with."""
+"""Train supervised networks, on images with noise or without: what diffusion classifiers are compared with."""
 
-import io
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from PIL import Image
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from diffclass.data.datasets import Dataset, dataset_splits, open_dataset
+from diffclass.data.images import Resize
+from diffclass.decide.calibration import fit_temperature
 from diffclass.errors import ConfigError, InputError, NonFiniteError, ResultError
 from diffclass.noise import image_key, smoothing
-from diffclass.robust.supervised import SupervisedNetwork, build_resnet
+from diffclass.robust.architecture import ARCHITECTURES, Ensemble, build_supervised, pretrained
+from diffclass.robust.supervised import SupervisedNetwork
 from diffclass.stats.metric import accuracy
+from diffclass.train.card import supervised_card
 from diffclass.train.loop import Progress, TrainingSet, augment, pick, random_at, schedule
 from diffclass.train.optimizer import Optimizer
 from diffclass.train.recipe import DataPart, TrainPart
+from diffclass.train.splits import choose_shape, load_images, picture_shape, three_splits
 
-__all__ = ["SupervisedRecipe", "train_supervised"]
+__all__ = ["SupervisedRecipe", "class_weights", "train_supervised"]
 
 _REPORT_EVERY, _KEEP_EVERY = 20, 60.0  # steps; [seconds]
 _TEST_CHUNK = 500  # images
-_GREY = ("1", "L", "LA", "I", "I;16", "F")  # modes of Pillow
 
 
 @final
@@ -47,6 +48,10 @@ class SupervisedRecipe:
         flip: mirror half of the images.
         shift: [pixels] largest random shift.
         seed: of everything.
+        architecture: "small-resnet", which widths, depths and enlarge are of, "resnet-18" or "vit".
+        weights: directory or "owner/name" of a ResNet or ViT to start from, in place of random weights.
+        members: so many networks, of seeds that follow each other, answer together.
+        prior: "training", or "uniform": every class counts as much as any other, however many images it has.
 
     Raises:
         ConfigError: a number is outside its range.
@@ -66,12 +71,20 @@ class SupervisedRecipe:
     flip: bool = False
     shift: int = 0
     seed: int = 0
+    architecture: str = field(default="small-resnet", repr=False)  # a checkpoint of old is known by the others
+    weights: str | None = field(default=None, repr=False)
+    members: int = field(default=1, repr=False)
+    prior: str = field(default="training", repr=False)
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be used."""
         if not 0 <= self.sigma < float("inf"):
             raise ConfigError(f"The 'sigma' of a baseline must be a finite number of at least 0. Got {self.sigma}.")
-        for name in ("steps", "batch_size", "enlarge"):
+        for name, known in (("architecture", ARCHITECTURES), ("prior", ("training", "uniform"))):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"The '{name}' of a baseline must be one of {', '.join(known)}. "
+                                  f"Got {getattr(self, name)!r}.")  # fmt: skip
+        for name in ("steps", "batch_size", "enlarge", "members"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"The '{name}' of a baseline must be at least 1. Got {getattr(self, name)}.")
         if not self.widths or len(self.widths) != len(self.depths):
@@ -92,18 +105,21 @@ def train_supervised(
     data: str | Path,
     *,
     shape: tuple[int, int, int] | None = None,
+    size: int | None = None,
     out: Path,
     device: str = "cpu",
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Path:
-    """Train a network on the training split, measure it on the test split, and write a directory.
+    """Train a network on the training split, calibrate and measure it on the others, and write a directory.
 
-    Running it again with the same `out` goes on where it was stopped, and ends with the weights of an unbroken run.
+    The splits are those of `run_recipe`. Running it again with the same `out` goes on where it was stopped, and ends
+    with the weights of an unbroken run.
 
     Args:
         recipe: how.
         data: the data set.
         shape: channels, height and width [pixels]; those of the first picture if None.
+        size: [pixels] height and width that pictures of any size are cropped and resampled to.
         out: folder of the checkpoint and, in out/model, of the network.
         device: where to train.
         report: called with the progress.
@@ -113,59 +129,71 @@ def train_supervised(
 
     Raises:
         InputError: the data cannot be used.
+        ModelError: the weights to start from cannot be.
         ResultError: out belongs to another recipe, or cannot be written.
         MissingExtra: transformers is not installed.
     """
-    there = dataset_splits(data)
-    dataset = open_dataset(data, split="train" if "train" in there else None)
-    shape = _shape(dataset) if shape is None else shape
-    training = _load(dataset, shape)
-    torch.manual_seed(recipe.seed)
-    network = build_resnet(shape[0], len(dataset.classes), widths=recipe.widths, depths=recipe.depths).to(device)
-    baseline = SupervisedNetwork(
-        network=network, classes=dataset.classes, image_shape=shape, sigma=recipe.sigma, enlarge=recipe.enlarge
-    )
-    seconds = _Trainer(baseline, recipe, training, out / "checkpoint.pt").run(report)
-    network.eval().requires_grad_(False)
-    figures = {}
-    if "test" in there:
-        figures = _figures(baseline, open_dataset(data, split="test", classes=dataset.classes), recipe.seed)
+    dataset, validation, test = three_splits(data, seed=recipe.seed)
+    resize: Resize = "refuse" if size is None else "crop"
+    if shape is None:
+        shape = picture_shape(dataset) if size is None else choose_shape(dataset, size)
+    training = _known(load_images(dataset, shape, resize=resize))
+    members, seconds = [], 0.0
+    for member in range(recipe.members):
+        one = replace(recipe, seed=recipe.seed + member)
+        members.append(_untrained(one, dataset.classes, shape, torch.device(device)))
+        checkpoint = out / ("checkpoint.pt" if member == 0 else f"checkpoint-{member}.pt")
+        seconds += _Trainer(members[-1], one, training, checkpoint).run(report)
+        members[-1].network.eval().requires_grad_(False)
+    finished = members[0] if len(members) == 1 else replace(members[0], network=Ensemble([m.network for m in members]))
+    held_out = _known(load_images(validation, shape, resize=resize)) if len(validation) else None
+    tested = None if test is None else _known(load_images(test, shape, resize=resize))
     facts = {
-        "name": f"resnet-sigma-{recipe.sigma:g}", "data": dataset.name, "figures": figures,
+        "name": _name(recipe), "data": dataset.name, "figures": _figures(finished, tested, recipe.seed),
+        "temperature": None if held_out is None else _temperature(finished, held_out),
         "training": {"recipe": asdict(recipe), "seconds": round(seconds, 1), "torch": torch.__version__},
     }  # fmt: skip
-    finished = SupervisedNetwork(
-        network=network, classes=dataset.classes, image_shape=shape, sigma=recipe.sigma, enlarge=recipe.enlarge,
-        metadata=facts,
-    )  # fmt: skip
-    return finished.save(out / "model")
+    finished = replace(finished, metadata=facts)
+    return finished.save(out / "model", supervised_card(facts, finished.classes, shape))
 
 
-def _shape(dataset: Dataset) -> tuple[int, int, int]:
-    """Return the shape of the first picture, whether grey or colour."""
-    if not len(dataset):
-        raise InputError(f"The data set '{dataset.name}' has no pictures to learn from.")
-    source = dataset[0].read()
-    if isinstance(source, np.ndarray):
-        return (3 if source.ndim == 3 and source.shape[2] > 1 else 1), source.shape[0], source.shape[1]
-    if isinstance(source, Image.Image):
-        return _shape_of(source)
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
-        return _shape_of(picture)
+def _name(recipe: SupervisedRecipe) -> str:
+    if recipe.weights is not None:
+        return f"{Path(recipe.weights).name}, trained on"
+    kind = "resnet" if recipe.architecture == "small-resnet" else recipe.architecture
+    name = f"{kind}-sigma-{recipe.sigma:g}" if recipe.sigma or kind == "resnet" else kind
+    return name if recipe.members == 1 else f"{recipe.members} x {name}"
 
 
-def _shape_of(picture: Image.Image) -> tuple[int, int, int]:
-    return (1 if picture.mode in _GREY else 3), picture.height, picture.width
+def _untrained(
+    recipe: SupervisedRecipe, classes: tuple[str, ...], shape: tuple[int, int, int], device: torch.device
+) -> SupervisedNetwork:
+    """Return the network as it starts."""
+    torch.manual_seed(recipe.seed)
+    if recipe.weights is not None:
+        network, inputs = pretrained(recipe.weights, len(classes))
+    else:
+        network, inputs = build_supervised(
+            recipe.architecture, shape, len(classes), widths=recipe.widths, depths=recipe.depths, enlarge=recipe.enlarge
+        )
+    return SupervisedNetwork(
+        network=network.to(device), classes=classes, image_shape=shape, sigma=recipe.sigma, inputs=inputs
+    )
 
 
-def _load(dataset: Dataset, shape: tuple[int, int, int]) -> TrainingSet:
-    """Read all images, as bytes where they are bytes."""
+def _known(data: TrainingSet) -> TrainingSet:
+    """Leave out images without a label."""
+    known = data.labels >= 0
+    return TrainingSet(images=data.images[known], labels=data.labels[known])
+
+
+def _temperature(network: SupervisedNetwork, data: TrainingSet) -> float | None:
+    """Fit a temperature on validation images, if there are enough of them."""
+    logits = torch.cat([network.scores(_floats(part)) for part in data.images.split(_TEST_CHUNK)]).double().numpy()
     try:
-        images, labels = dataset.uint8(shape)
-    except InputError:
-        images, labels = dataset.array(shape)
-    known = labels >= 0
-    return TrainingSet(images=images[known], labels=labels[known])
+        return fit_temperature(logits - logits.max(axis=1, keepdims=True), data.labels.numpy()).value
+    except InputError:  # too few images, or every one of them right
+        return None
 
 
 def _floats(images: Tensor) -> Tensor:
@@ -183,6 +211,7 @@ class _Trainer:
         self._plan = recipe.train_part()
         self._optimizer = Optimizer(baseline.network, self._plan)
         self._step, self._seconds = 0, 0.0
+        self._weight = class_weights(data.labels, len(baseline.classes)) if recipe.prior == "uniform" else None
         if checkpoint.is_file():
             self._load()
 
@@ -223,7 +252,9 @@ class _Trainer:
         )
         images = _floats(augment(self._data.images[picked], part, random))
         images = images + recipe.sigma * torch.randn(images.shape, generator=random)
-        loss = cross_entropy(self._baseline.logits(images.to(device)), self._data.labels[picked].to(device))
+        weight = None if self._weight is None else self._weight.to(device)
+        labels = self._data.labels[picked].to(device)
+        loss = cross_entropy(self._baseline.logits(images.to(device)), labels, weight)
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step(schedule(self._plan, self._step))
@@ -258,12 +289,28 @@ class _Trainer:
 
     def _identity(self) -> str:
         """Return what the weights depend on."""
-        return repr((self._recipe, self._baseline.classes, self._baseline.image_shape, len(self._data.labels)))
+        recipe = self._recipe
+        other = (recipe.architecture, recipe.weights, recipe.prior)
+        parts = (recipe, self._baseline.classes, self._baseline.image_shape, len(self._data.labels))
+        return repr(parts if other == ("small-resnet", None, "training") else (*parts, *other))
 
 
-def _figures(baseline: SupervisedNetwork, dataset: Dataset, seed: int) -> dict[str, Any]:
+def class_weights(labels: Int64[Tensor, " image"], n_classes: int) -> Float[Tensor, " class"]:
+    """Return by what the loss of a class is multiplied so that all classes together count alike; their mean is 1.
+
+    A class without images, whose weight no image uses, has 0.
+
+    Source:
+        King and Zeng 2001, section 4.2 (weighting by the class's share).
+    """
+    count = labels.bincount(minlength=n_classes).float()
+    return torch.where(count > 0, len(labels) / (count.clamp(min=1) * (count > 0).sum()), 0.0)
+
+
+def _figures(baseline: SupervisedNetwork, data: TrainingSet | None, seed: int) -> dict[str, Any]:
     """Measure accuracy on clean test images and, for a network that learned from noise, on noisy ones."""
-    data = _load(dataset, baseline.image_shape)
+    if data is None:
+        return {}
     levels = {"test": 0.0} | ({f"test, noise {baseline.sigma:g}": baseline.sigma} if baseline.sigma else {})
     found = {}
     for name, sigma in levels.items():
