@@ -79,6 +79,11 @@ TABLE: dict[str, tuple[Callable[[], object], type[DiffclassError], str]] = {
         RangeError,
         "A supervised network has no errors of draws to save. Leave 'save_errors' out.",
     ),
+    "groups of a network": (
+        lambda: evaluate(resnet(), two_digits(), group_by="patient"),
+        RangeError,
+        "A supervised network has no evidence of groups to add up. Leave 'group_by' out.",
+    ),
     "images of two shapes": (
         lambda: DenoisedCopies(resnet((3, 8, 8)), tiny_mixture(), sigma=0.25),
         ShapeError,

@@ -59,6 +59,10 @@ class Evaluation:
         """Answers by the time they took."""
         return (self.n_images - self.n_failed) / self.seconds if self.seconds > 0 else None
 
+    def with_groups(self, metrics: Mapping[str, Estimate | None], notes: Mapping[str, str]) -> "Evaluation":
+        """Return the same with metrics of groups beside."""
+        return replace(self, metrics={**self.metrics, **metrics}, notes={**self.notes, **notes})
+
     def summary(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         return {
@@ -122,8 +126,8 @@ def evaluate(
     part = _part(classifier, dataset, limit, seed)
     if save_errors and out is None:
         raise RangeError("The 'save_errors' parameter of evaluate needs a folder to save in. Give 'out'.")
-    if save_errors and isinstance(classifier, SupervisedNetwork):
-        raise RangeError("A supervised network has no errors of draws to save. Leave 'save_errors' out.")
+    if isinstance(classifier, SupervisedNetwork):
+        _check_network(save_errors, group_by)
     pictures: dict[str, Any] = {"resize": resize, "convert": convert}
     config = configuration(classifier) | {"dataset": _described_set(part, limit, seed), "pictures": pictures}
     if shard is not None:
@@ -144,12 +148,9 @@ def evaluate(
                 progress(done, len(part))
         scores = Scores.from_rows(results.rows(), classifier.classes_)
         evaluation = _measured(scores, classifier.temperature, seed, config, produced, out)
-        if groups is not None:
+        if groups is not None and isinstance(classifier, DiffusionClassifier):
             answers = answer_groups(results.rows(), groups, classifier)
-            metrics, notes = group_metrics(answers, classifier.classes_, seed=seed)
-            evaluation = replace(
-                evaluation, metrics={**evaluation.metrics, **metrics}, notes={**evaluation.notes, **notes}
-            )
+            evaluation = evaluation.with_groups(*group_metrics(answers, classifier.classes_, seed=seed))
             if out is not None:
                 write_json_atomic(out / "groups.json", {"group_by": group_by, "groups": [a.row() for a in answers]})
         if out is not None:
@@ -180,6 +181,14 @@ def _measured(
         metrics=metrics, notes=notes, n_images=scores.n_images, n_failed=scores.n_failed, failures=scores.failures,
         temperature=used, seconds=scores.seconds, config=config, versions=produced, out=out,
     )  # fmt: skip
+
+
+def _check_network(save_errors: bool, group_by: str | None) -> None:
+    """Refuse what rests on draws."""
+    if save_errors:
+        raise RangeError("A supervised network has no errors of draws to save. Leave 'save_errors' out.")
+    if group_by is not None:
+        raise RangeError("A supervised network has no evidence of groups to add up. Leave 'group_by' out.")
 
 
 def _device(classifier: DiffusionClassifier | SupervisedNetwork) -> torch.device:

@@ -77,13 +77,17 @@ def evaluate(
     if out is not None:
         on_interrupt(f"Stopped. '{out}' keeps what is done, and the same command goes on from there.")
     n_images = min(limit or len(part), len(part))
-    if not isinstance(classifier, SupervisedNetwork):
+    pictures: dict[str, Any] = {"resize": resize, "convert": convert}
+    elsewhere = None
+    if isinstance(classifier, SupervisedNetwork):
+        if scale["engine"] != "local":
+            raise click.BadParameter("a supervised network is asked here. Try --shard.", param_hint="'--engine'")
+    else:
         with working("preparing the network"):
             classifier = at_speed(classifier, n_images=n_images, out=out, **speed)
-    pictures: dict[str, Any] = {"resize": resize, "convert": convert}
-    arguments = {"settings": settings, "speed": speed_of(classifier), "limit": limit, "pictures": pictures,
-                 "dataset": str(dataset), "split": split}  # fmt: skip
-    elsewhere = choose_elsewhere(_answers, arguments, scale, gpu=classifier.denoiser.device.type == "cuda")
+        arguments = {"settings": settings, "speed": speed_of(classifier), "limit": limit, "pictures": pictures,
+                     "dataset": str(dataset), "split": split}  # fmt: skip
+        elsewhere = choose_elsewhere(_answers, arguments, scale, gpu=classifier.denoiser.device.type == "cuda")
     with progress(f"evaluating {part.name}") as update:
         measured = measure(
             classifier, part, out=out, limit=limit, progress=update, save_errors=save_errors, shard=scale["shard"],

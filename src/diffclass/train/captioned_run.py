@@ -96,17 +96,17 @@ def run_captioned(
         InputError: the data cannot be used.
         ResultError: out belongs to another recipe, or cannot be written.
     """
-    if recipe.data.shape is None:
+    shape = recipe.data.shape
+    if shape is None:
         raise ConfigError(f"The recipe '{recipe.name}' learns from captions and must give a shape in [data].")
     source = recipe.data.name if data is None else data
     train_set, validation = split_captions(source, recipe.train.seed)
     texts = train_set.texts
     recipe = replace(recipe, data=replace(recipe.data, spoken=texts))  # a checkpoint of other captions is refused
-    training = load_captioned(train_set, recipe.data.shape, recipe.data.resize, texts)
+    training = load_captioned(train_set, shape, recipe.data.resize, texts)
     note(f"{len(training.labels)} training images with {len(texts)} captions")
-    channels, height, width = recipe.data.shape
     space = Space(
-        channels=channels, height=height, width=width, patch=recipe.network.patch, haar=recipe.network.haar,
+        channels=shape[0], height=shape[1], width=shape[2], patch=recipe.network.patch, haar=recipe.network.haar,
         data_std=pixel_std(training.images),
     )  # fmt: skip
     place = torch.device(device)
