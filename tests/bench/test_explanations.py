@@ -13,7 +13,8 @@ from diffclass.bench.referee import Referee
 from diffclass.data.results import read_results
 from diffclass.decide import DiffusionClassifier, Exhaustive
 from diffclass.explain import Edit
-from diffclass.robust.supervised import SupervisedNetwork, build_resnet
+from diffclass.robust.architecture import Inputs, build_resnet
+from diffclass.robust.supervised import SupervisedNetwork
 from tiny_mixture import digits, save_mixture
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "explanations.py"
@@ -33,7 +34,7 @@ def script() -> ModuleType:
 
 def network(classes: tuple[str, ...] = NAMES, size: int = 8) -> SupervisedNetwork:
     resnet = build_resnet(1, 10, widths=(8,), depths=(1,)).eval().requires_grad_(False)
-    return SupervisedNetwork(network=resnet, classes=classes, image_shape=(1, size, size), sigma=0.0, enlarge=2)
+    return SupervisedNetwork(network=resnet, classes=classes, image_shape=(1, size, size), sigma=0.0, inputs=Inputs(enlarge=2))
 
 
 @pytest.fixture(scope="module")

@@ -64,3 +64,13 @@ def test_clipping_is_of_pixels() -> None:
     images = denoiser.decode(denoiser(torch.zeros(1, 4, 2, 2), torch.ones(1), conditions))
     assert float(images.min()) >= 0
     assert float(images.max()) == pytest.approx(1)
+
+
+def test_errors_of_bands_lie_in_their_block() -> None:
+    space = Space(channels=1, height=4, width=4, haar=True)
+    errors = haar(torch.zeros(1, 1, 4, 4)).square()
+    errors[0, 2, 0, 1] = 8.0  # some band of the block at the top right
+    located = space.located(errors)
+    assert located.shape == (1, 4, 4)
+    assert located[0, :2, 2:].tolist() == [[2.0, 2.0], [2.0, 2.0]]
+    assert float(located.sum()) == 8.0

@@ -42,7 +42,8 @@ from diffclass.explain import (
 )
 from diffclass.explain.metric import cout
 from diffclass.explain.reference import integrated_gradients, shuffled
-from diffclass.robust.supervised import SupervisedNetwork, build_resnet
+from diffclass.robust.architecture import Inputs, build_resnet
+from diffclass.robust.supervised import SupervisedNetwork
 from tiny_mixture import digits, save_mixture, save_picture
 
 SHAPE = (1, 4, 4)
@@ -78,7 +79,7 @@ def classifier(denoiser: Any = None, race: Any = None) -> DiffusionClassifier:
 
 def judge(size: int) -> SupervisedNetwork:
     resnet = build_resnet(1, 2, widths=(8,), depths=(1,)).eval()
-    return SupervisedNetwork(network=resnet, classes=("a", "b"), image_shape=(1, size, size), sigma=0.0, enlarge=2)
+    return SupervisedNetwork(network=resnet, classes=("a", "b"), image_shape=(1, size, size), sigma=0.0, inputs=Inputs(enlarge=2))
 
 
 def no_change(**settings: Any) -> Callable[[], object]:

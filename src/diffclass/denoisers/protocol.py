@@ -76,9 +76,11 @@ class Space:
     def located(self, parts: Latents) -> Float[Tensor, "batch height width"]:
         """Add up over channels what the values of a latent stand for, where they are in the image.
 
-        The grid is that of the pixels, or of an autoencoder's latents, each of which is a square of pixels.
+        The grid is that of the pixels, or of an autoencoder's latents, each of which is a square of pixels. What a Haar
+        coefficient stands for is shared evenly by its 2x2 pixels.
         """
-        return (parts if self.latent is not None else pixel_shuffle(parts, self.patch)).sum(dim=1)
+        located = (parts if self.latent is not None else pixel_shuffle(parts, self.patch)).sum(dim=1)
+        return located.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2) / 4 if self.haar else located
 
     def sigma_to_model(self, sigma: float) -> float:
         """Convert a noise standard deviation from image units to model units."""
