@@ -34,7 +34,9 @@ def script() -> ModuleType:
 
 def network(classes: tuple[str, ...] = NAMES, size: int = 8) -> SupervisedNetwork:
     resnet = build_resnet(1, 10, widths=(8,), depths=(1,)).eval().requires_grad_(False)
-    return SupervisedNetwork(network=resnet, classes=classes, image_shape=(1, size, size), sigma=0.0, inputs=Inputs(enlarge=2))
+    return SupervisedNetwork(
+        network=resnet, classes=classes, image_shape=(1, size, size), sigma=0.0, inputs=Inputs(enlarge=2)
+    )
 
 
 @pytest.fixture(scope="module")

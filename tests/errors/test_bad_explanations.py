@@ -79,7 +79,9 @@ def classifier(denoiser: Any = None, race: Any = None) -> DiffusionClassifier:
 
 def judge(size: int) -> SupervisedNetwork:
     resnet = build_resnet(1, 2, widths=(8,), depths=(1,)).eval()
-    return SupervisedNetwork(network=resnet, classes=("a", "b"), image_shape=(1, size, size), sigma=0.0, inputs=Inputs(enlarge=2))
+    return SupervisedNetwork(
+        network=resnet, classes=("a", "b"), image_shape=(1, size, size), sigma=0.0, inputs=Inputs(enlarge=2)
+    )
 
 
 def no_change(**settings: Any) -> Callable[[], object]:

@@ -47,8 +47,9 @@ BAD_MODELS = {
 TAKE_RECIPE = ("none.toml", "empty", "minst")
 CUT = "The picture '{x}' is damaged and cannot be decoded: image file is truncated."
 RECIPES = (
-    "Give a TOML file, or one of the names cifar10, cifar10-gpu, cifar10-late, clip-concepts, clip-small, concepts, "
-    "concepts-sd-lora, digits, dreambooth-concepts, medical-sd, medical-sd-lora, mnist, pneumonia, textdigits, "
+    "Give a TOML file, or one of the names chexpert, chexpert-dit, cifar10, cifar10-gpu, cifar10-late, clip-concepts, "
+    "clip-small, concepts, concepts-sd-lora, dermoscopy, digits, dreambooth-concepts, isic-melanoma, "
+    "isic-melanoma-dit, medical-dit, medical-sd, medical-sd-lora, medical-unet, mnist, pneumonia, textdigits, "
     "vilt-concepts, vilt-small."
 )
 

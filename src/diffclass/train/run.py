@@ -184,9 +184,8 @@ def run_recipe(
             )
             classifier = _classifier(average, recipe, space, classes)
             figures = _figures(_measure(classifier, subset, lambda line: None))
-            note(
-                f"step {progress.step}: validation accuracy {figures['accuracy']['value']:.4f} (n={len(subset.labels)})"
-            )
+            accuracy = figures["accuracy"]["value"]
+            note(f"step {progress.step}: validation accuracy {accuracy:.4f} (n={len(subset.labels)})")
 
     out.mkdir(parents=True, exist_ok=True)
     average, seconds = train_network(
