@@ -292,3 +292,8 @@ def test_machine_paths_are_recognised() -> None:
     folders = ("home", "work", "Users")
     assert all(MACHINE_PATH.search(f"open('/{folder}/someone/file')") for folder in folders)
     assert not MACHINE_PATH.search("https://example.org/home/page, ../work/x and docs/home/x")
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    names = [path.name for path in TESTS]
+    assert [name for name in names if names.count(name) > 1] == []  # pytest imports each by its name alone

@@ -173,16 +173,14 @@ TABLE: dict[str, tuple[str, Break, type[DiffclassError], str]] = {
         lambda m: change(m / "diffclass.json", space={"depth": 3}),
         UnsupportedModel,
         "The 'space' of '{m}/diffclass.json' must hold channels, height, width, scale, offset, patch, data_std, "
-        "latent. "
-        "It lacks 'channels'.",
+        "haar, latent. It lacks 'channels'.",
     ),
     "metadata of a space with more": (
         "ours",
         lambda m: change(m / "diffclass.json", space={**METADATA["space"], "depth": 3}),
         UnsupportedModel,
         "The 'space' of '{m}/diffclass.json' must hold channels, height, width, scale, offset, patch, data_std, "
-        "latent. "
-        "It has 'depth', which is unknown.",
+        "haar, latent. It has 'depth', which is unknown.",
     ),
     "metadata of no space": (
         "ours",
