@@ -37,6 +37,12 @@ def test_several_pictures_give_a_list_of_lists() -> None:
     assert [rows[0]["label"] for rows in found] == ["bright", "dark"]
 
 
+def test_tensors_are_pictures() -> None:
+    told, batch = zero_shot(), torch.tensor([190 / 255, 40 / 255]).reshape(2, 1, 1, 1).expand(2, 1, 2, 2)
+    assert told(batch, NAMES) == told([BRIGHT, DARK], NAMES)
+    assert told(batch[0], NAMES) == told(BRIGHT, NAMES)
+
+
 def test_calibrated_classifiers_give_probabilities() -> None:
     told = zero_shot(temperature=3.0)
     decision = told.classify(BRIGHT, NAMES)[0]

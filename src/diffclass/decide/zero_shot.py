@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffclass.data.images import Resize, Source, prepare_image
+from diffclass.data.images import Resize, Source, check_images, prepare_image
 from diffclass.decide.classifier import DiffusionClassifier
 from diffclass.decide.decision import Decision
 from diffclass.decide.prompts import DEFAULT_TEMPLATE, Prompts
@@ -83,7 +83,7 @@ class ZeroShotClassifier:
 
     def classify(
         self,
-        images: Source | Sequence[Source],
+        images: Source | Sequence[Source] | Tensor,
         labels: Labels | Prompts,
         templates: Sequence[str] | str = DEFAULT_TEMPLATE,
         *,
@@ -93,7 +93,8 @@ class ZeroShotClassifier:
         """Classify pictures and return everything about each answer.
 
         Args:
-            images: paths, encoded bytes, Pillow images or arrays: one, or a list of them.
+            images: paths, encoded bytes, Pillow images or arrays: one, or a list of them; or a tensor in [0, 1] of the
+                model's own shape, with an axis for images or without.
             labels: as in `classifier`, and so are templates.
             resize: for another size, "crop" the centre to a square and resample, "stretch", or "refuse".
             convert: allow grey to become colour, and lay transparent pictures on white.
@@ -107,7 +108,7 @@ class ZeroShotClassifier:
 
     def __call__(
         self,
-        images: Source | Sequence[Source],
+        images: Source | Sequence[Source] | Tensor,
         candidate_labels: Labels | Prompts,
         hypothesis_template: Sequence[str] | str = DEFAULT_TEMPLATE,
     ) -> Found | list[Found]:
@@ -128,8 +129,14 @@ class ZeroShotClassifier:
         ]
         return found[0] if _is_one(images) else found
 
-    def tensors(self, images: Source | Sequence[Source], *, resize: Resize = "crop", convert: bool = True) -> Tensor:
+    def tensors(
+        self, images: Source | Sequence[Source] | Tensor, *, resize: Resize = "crop", convert: bool = True
+    ) -> Tensor:
         """Open pictures as the model takes them, and warn where one frame of several was taken."""
+        if isinstance(images, Tensor):
+            batch = images[None] if _is_one(images) else images
+            check_images(batch, self.denoiser.space.image_shape)
+            return batch
         sources: Any = [images] if _is_one(images) else images
         if not sources:
             raise InputError("There must be at least one picture. Got none.")
@@ -151,6 +158,8 @@ class ZeroShotClassifier:
 
 def _is_one(images: Any) -> bool:
     """Tell one picture from several."""
+    if isinstance(images, Tensor):
+        return images.ndim == 3
     return not isinstance(images, Sequence) or isinstance(images, str | bytes | Image.Image)
 
 
