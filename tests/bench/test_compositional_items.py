@@ -42,7 +42,9 @@ def test_splits_have_the_numbers_asked_for(tmp_path: Path, task: str, train: int
     assert all(counted[split]["captions"] == len(concepts(task, split)) for split in SPLITS)
     for split in SPLITS:
         items = read_items(tmp_path, task=task, split=split, setting="gzsl")
-        assert len(items) == counted[split]["items"] == counted[split]["pictures"] * (2 if task == "pair" else 1)
+        assert len(items) == counted[split]["items"]
+        seen_twice = split == "train" and task in ("relation", "depth")  # all but the cylinder beside the sphere
+        assert len(items) == (42 if seen_twice else counted[split]["pictures"] * (2 if task == "pair" else 1))
         assert len({item.key for item in items}) == len(items)
         assert len({item.cluster for item in items}) == counted[split]["pictures"]
         assert all(item.image.is_file() for item in items)
@@ -67,6 +69,21 @@ def test_lines_for_training_say_what_is_shown(tmp_path: Path) -> None:
         "concept": "gray_cylinder_brown_sphere", "colour": "gray", "shape": "cylinder", "other_colour": "brown",
         "other_shape": "sphere",
     }  # fmt: skip
+
+
+def test_a_relation_is_listed_for_training_from_both_views(tmp_path: Path) -> None:
+    finished(tmp_path, "relation")
+    told = {
+        split: [(line["file_name"], line["text"]) for line in map(json.loads, path.read_text().splitlines())]
+        for split in SPLITS
+        for path in [tmp_path / "relation" / FOLDERS[split] / METADATA]
+    }
+    name = "cylinder_left_cone/cylinder left cone/000000.png"
+    texts = ["a photo of a cylinder to the left of a cone", "a photo of a cone to the right of a cylinder"]
+    assert [text for file, text in told["train"] if file == name] == texts
+    assert [text for file, text in told["id-test"] if file == name] == texts[:1]  # one item, as published
+    alone = [text for file, text in told["train"] if file.startswith("cylinder_left_sphere")]
+    assert set(alone) == {"a photo of a cylinder to the left of a sphere"}  # the other view is kept for validation
 
 
 def test_items_of_one_picture_share_its_cluster(tmp_path: Path) -> None:

@@ -15,7 +15,17 @@ from diffclass.bench.compositional.candidates import (
     TARGET,
     candidates_of,
 )
-from diffclass.bench.compositional.concepts import CLASSES, POOLS, RELATIONAL, SEEN, SPLITS, TASKS, Concept, concepts
+from diffclass.bench.compositional.concepts import (
+    CLASSES,
+    POOLS,
+    RELATIONAL,
+    SEEN,
+    SPLITS,
+    TASKS,
+    Concept,
+    concepts,
+    paraphrases,
+)
 from diffclass.bench.compositional.item import Candidate
 
 EVERY = [(task, split) for task in TASKS for split in SPLITS]
@@ -87,6 +97,13 @@ def test_depth_is_the_relational_list_turned() -> None:
     for flat, deep in zip(concepts("relation", "ood-test"), concepts("depth", "ood-test"), strict=True):
         assert deep.wanted == flat.wanted
         assert (flat.relation, deep.relation) in {("left", "front"), ("right", "behind")}
+
+
+@pytest.mark.parametrize(("task", "split"), EVERY)
+def test_paraphrases_are_what_else_is_true(task: str, split: str) -> None:
+    for concept in concepts(task, split):
+        true = {one.key for one in concepts(task, split) if concept.relation and is_true(one.caption, concept)}
+        assert {one.key for one in paraphrases(concept, task, split)} == true - {concept.key}
 
 
 # Candidates

@@ -7,6 +7,7 @@ from typing import Literal
 
 from diffclass.bench.compositional.concepts import (
     CLASSES,
+    OPPOSITE,
     POOLS,
     SEEN,
     Concept,
@@ -38,7 +39,6 @@ COLOUR_SWAP, SHAPE_SWAP = "colour swap", "shape swap"  # right but for its colou
 RELATION_FLIP, OBJECT_SWAP = "relation flip", "object swap"  # a right of b, b left of a, where a is left of b
 TAGS = (TARGET, COLOUR_SWAP, SHAPE_SWAP, RELATION_FLIP, OBJECT_SWAP, RANDOM)
 
-_OPPOSITE = {"left": "right", "right": "left", "front": "behind", "behind": "front"}
 _DISTRACTORS = 2  # drawn for pairs and relations
 
 
@@ -121,7 +121,7 @@ def _object(name: str, tag: str) -> Candidate:
 def _relation(concept: Concept, task: str, split: str, setting: str, random: Random) -> list[Candidate]:
     """The caption, its two falsifications in "gzsl", and others of the split's list."""
     first, relation, second = (str(concept.fields[name]) for name in ("first", "relation", "second"))
-    opposite = _OPPOSITE[relation]
+    opposite = OPPOSITE[relation]
     same = relation_caption(second, opposite, first)
     tags = {
         concept.caption: TARGET,

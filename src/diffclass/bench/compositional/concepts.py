@@ -13,6 +13,7 @@ from diffclass.errors import InputError
 __all__ = [
     "CLASSES",
     "FOLDERS",
+    "OPPOSITE",
     "POOLS",
     "RELATIONAL",
     "SEEN",
@@ -22,6 +23,7 @@ __all__ = [
     "check_task",
     "concepts",
     "object_caption",
+    "paraphrases",
     "relation_caption",
 ]
 
@@ -76,6 +78,7 @@ RELATIONAL: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 _WORDS = {"left": "to the left of", "right": "to the right of", "front": "in front of", "behind": "behind"}
+OPPOSITE: Mapping[str, str] = MappingProxyType({"left": "right", "right": "left", "front": "behind", "behind": "front"})
 _IN_DEPTH = {"left": "front", "right": "behind"}
 
 
@@ -147,6 +150,18 @@ def concepts(task: str, split: str) -> tuple[Concept, ...]:
     if task == "pair":
         return tuple(_pair(a, b) for a in pool for b in pool if not set(a.split()) & set(b.split()))
     return tuple(_relation(*words.split(), in_depth=task == "depth") for words in RELATIONAL[split])
+
+
+def paraphrases(concept: Concept, task: str, split: str) -> tuple[Concept, ...]:
+    """List the relations of a split that say the same as a concept from the other object's view: one or none.
+
+    "a cone to the right of a cube" where a cube is to the left of a cone.
+    """
+    if concept.relation is None:
+        return ()
+    first, second = (concept.fields[name] for name in ("first", "second"))
+    key = f"{second}_{OPPOSITE[concept.relation]}_{first}"
+    return tuple(one for one in concepts(task, split) if one.key == key)
 
 
 def _single(name: str) -> Concept:

@@ -8,7 +8,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, final
 
-from diffclass.bench.compositional.concepts import FOLDERS, SPLITS, Concept, check_task, concepts
+from diffclass.bench.compositional.concepts import FOLDERS, SPLITS, Concept, check_task, concepts, paraphrases
 from diffclass.data.scenes.making import Job, make_pictures
 from diffclass.data.scenes.rendering import Renderer
 from diffclass.data.scenes.scene import SIZES
@@ -131,13 +131,19 @@ class ConceptPictures:
         return jobs
 
     def _metadata(self, folder: Path, split: str) -> list[dict[str, Any]]:
-        """Return a line for every picture and caption of the split that it was made for."""
+        """Return a line for every picture and caption of the split that it was made for.
+
+        In training, one also for every other caption of the split that is true of it: a relation seen from the other
+        object, which learning must not take for false.
+        """
         home = folder / FOLDERS[split]
-        return [
-            {"file_name": job.path.relative_to(home).as_posix(), "text": one.caption, "concept": one.key, **one.fields}
-            for job, group in self._split_jobs(folder, split)
-            for one in group
-        ]
+        found = []
+        for job, group in self._split_jobs(folder, split):
+            others = paraphrases(group[0], self.task, split) if split == "train" else ()
+            name = job.path.relative_to(home).as_posix()
+            for one in (*group, *others):
+                found.append({"file_name": name, "text": one.caption, "concept": one.key, **one.fields})
+        return found
 
 
 def metadata_rows(path: Path) -> list[dict[str, Any]]:
