@@ -190,3 +190,35 @@ def test_the_cache_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_directory() == Path("/other/diffclass")
     monkeypatch.setenv("DIFFCLASS_CACHE", "~/third")
     assert cache_directory() == Path("/somewhere/third")
+
+
+def test_a_broken_cache_is_made_anew(denoiser: PixelDenoiser, cache: Path) -> None:
+    half = cache / "compiled/aa/main.so"  # a process was killed while it wrote this
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"")
+    working = Counting()
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        if half.exists():
+            raise ImportError("main.so: file too short")
+        return working(graph, inputs)
+
+    fast = compile_denoiser(denoiser, batch_size=6, backend=backend)
+    assert is_compiled(fast)
+    torch.testing.assert_close(denoised(fast, 6), denoised(denoiser, 6))
+    assert working.calls == 2  # to try it, and here
+
+
+def test_a_cache_that_the_user_chose_is_left(
+    denoiser: PixelDenoiser, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = cache / "compiled/kept"
+    kept.mkdir(parents=True)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "chosen"))
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        raise ImportError("main.so: file too short")
+
+    with pytest.warns(DiffclassWarning, match="file too short"):
+        assert not is_compiled(compile_denoiser(denoiser, batch_size=6, backend=backend))
+    assert kept.is_dir()

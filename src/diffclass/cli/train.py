@@ -55,12 +55,14 @@ def train(
     pictures: their size, 28 to 256 pixels, and the classes are those of the data.
 
     Run the same command again to go on after an interruption. The trained model is OUT/model; `diffclass calibrate
-    OUT/model DATASET --held-out` makes it several times cheaper to ask.
+    OUT/model DATASET --held-out` makes it several times cheaper to ask. Several GPUs share every batch where
+    `accelerate launch --num_processes N -m diffclass train ...` starts the command.
     """
     from diffclass.cli.build import use_threads
     from diffclass.cli.estimates import estimates_table
     from diffclass.cli.render import note, on_interrupt, progress_line, show
     from diffclass.denoisers.card import read_json
+    from diffclass.train.crew import assemble
     from diffclass.train.run import run_recipe
     from diffclass.train.tuning.recipe import TuningRecipe, load_any_recipe
     from diffclass.train.tuning.run import run_tuning
@@ -69,13 +71,18 @@ def train(
     plan = load_any_recipe(recipe)
     _check(plan, data, start, test_images, size)
     on_interrupt(f"Stopped. The checkpoint is in '{out}', and the same command goes on from there.")
+    place = _device(device)
+    leads = assemble(place)[0].leads
     with progress_line() as say:
-        told: dict[str, Any] = {"out": out, "device": _device(device), "report": lambda now: say(_line(now))}
+        told: dict[str, Any] = {"out": out, "device": place, "report": lambda now: say(_line(now))}
+        told["note"] = note if leads else lambda line: None
         if isinstance(plan, TuningRecipe):
             assert data is not None
-            path = run_tuning(plan, data=data, start=start, note=note, **told)
+            path = run_tuning(plan, data=data, start=start, **told)
         else:
-            path = run_recipe(plan, data=data, test_images=test_images, size=size, note=note, **told)
+            path = run_recipe(plan, data=data, test_images=test_images, size=size, **told)
+    if not leads:
+        return
     facts = read_json(path / "diffclass.json")
     figures = facts["figures"]
     tables = [estimates_table(of_split, title=f"{facts['name']}, {split}") for split, of_split in figures.items()]

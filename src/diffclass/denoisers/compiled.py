@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -117,7 +118,8 @@ def compile_denoiser(
 
     The first time takes half a minute, or several on a GPU; what was compiled is kept in TORCHINDUCTOR_CACHE_DIR, by
     default "compiled" in the cache directory of diffclass, and is ready in seconds the next time. Errors differ from
-    the eager network's by rounding. Where compiling fails, for want of a C++ compiler, say, a warning says so and the
+    the eager network's by rounding. Where compiling fails, what was kept is thrown away and it is tried once more, as a
+    killed process may leave half a file; if it fails again, for want of a C++ compiler, say, a warning says so and the
     denoiser is returned as it is.
 
     Args:
@@ -132,12 +134,22 @@ def compile_denoiser(
         if network.batch_size == batch_size:
             return denoiser
         network = network.network
-    try:
+    kind = CompiledLateNetwork if isinstance(network, LateNetwork) else CompiledNetwork
+
+    def compiled() -> PixelDenoiser:
         with _cached():
-            kind = CompiledLateNetwork if isinstance(network, LateNetwork) else CompiledNetwork
             fast = replace(denoiser, network=kind(network, batch_size, backend=backend))
             _call(fast, batch_size)
-    except Exception as error:  # whatever a compiler or its tools come up with
+            return fast
+
+    try:
+        try:
+            return compiled()
+        except Exception:  # whatever a compiler or its tools come up with
+            if not _forget():
+                raise
+            return compiled()
+    except Exception as error:
         _LOG.info("The network could not be compiled.", exc_info=True)
         warnings.warn(
             f"The network could not be compiled ({_reason(error)}) and runs uncompiled, which is slower. "
@@ -146,7 +158,6 @@ def compile_denoiser(
             stacklevel=2,
         )
         return replace(denoiser, network=network)
-    return fast
 
 
 def is_compiled(denoiser: Denoiser) -> bool:
@@ -170,8 +181,7 @@ def _call(denoiser: PixelDenoiser, batch_size: int) -> None:
 def _cached() -> Iterator[None]:
     """Keep what is compiled in the user's cache, and what compilers warn about from the user."""
     before = os.environ.get(_INDUCTOR_CACHE)
-    # torch writes its own default, in the folder of temporary files, into the variable when it is imported.
-    if before is None or Path(before).name.startswith("torchinductor_"):
+    if _is_ours(before):
         os.environ[_INDUCTOR_CACHE] = str(cache_directory() / "compiled")
     try:
         with warnings.catch_warnings():
@@ -182,6 +192,21 @@ def _cached() -> Iterator[None]:
             os.environ.pop(_INDUCTOR_CACHE, None)
         else:
             os.environ[_INDUCTOR_CACHE] = before
+
+
+def _is_ours(chosen: str | None) -> bool:
+    """Say whether nobody chose a cache: torch writes its default, a folder of temporary files, into the variable."""
+    return chosen is None or Path(chosen).name.startswith("torchinductor_")
+
+
+def _forget() -> bool:
+    """Remove what was compiled, on the disk and in this process; False if there is nothing of ours."""
+    folder = cache_directory() / "compiled"
+    if not _is_ours(os.environ.get(_INDUCTOR_CACHE)) or not folder.is_dir():
+        return False
+    shutil.rmtree(folder, ignore_errors=True)
+    torch.compiler.reset()
+    return True
 
 
 def _reason(error: Exception) -> str:

@@ -20,6 +20,7 @@ from diffclass.errors import ConfigError, InputError
 from diffclass.train.caption_pairs import caption_figures
 from diffclass.train.captioned import CaptionedNetwork
 from diffclass.train.card import write_card
+from diffclass.train.crew import assemble
 from diffclass.train.loop import Progress, TrainingSet, train_network
 from diffclass.train.network import build_network
 from diffclass.train.recipe import Recipe
@@ -109,14 +110,16 @@ def run_captioned(
         channels=shape[0], height=shape[1], width=shape[2], patch=recipe.network.patch, haar=recipe.network.haar,
         data_std=pixel_std(training.images),
     )  # fmt: skip
-    place = torch.device(device)
+    crew, place = assemble(device)
     torch.manual_seed(recipe.train.seed)
     network = build_network(recipe.network, space, len(texts), texts)
     out.mkdir(parents=True, exist_ok=True)
     average, seconds = train_network(
         network, recipe, data=training, space=space, n_classes=len(texts), checkpoint=out / "checkpoint.pt",
-        device=place, report=lambda progress, _: report(progress),
+        device=place, report=lambda progress, _: report(progress), crew=crew,
     )  # fmt: skip
+    if not crew.leads:
+        return out / "model"
     return _finish(average, recipe, space, seconds, validation, out, note)
 
 

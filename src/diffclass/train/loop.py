@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from diffclass.denoisers.parametrisation import EDM
 from diffclass.denoisers.protocol import Space
 from diffclass.errors import NonFiniteError, ResultError
+from diffclass.train.crew import Crew
 from diffclass.train.noising import draw_sigmas, loss_factor, parametrisation
 from diffclass.train.optimizer import Optimizer
 from diffclass.train.recipe import DataPart, NoisePart, Recipe, TrainPart
@@ -34,6 +35,8 @@ __all__ = [
     "schedule",
     "train_network",
 ]
+
+_ALONE = Crew()
 
 
 @final
@@ -177,7 +180,8 @@ def _identity(recipe: Recipe) -> str:
 class _Run:
     """Everything that changes while a network trains."""
 
-    def __init__(self, network: nn.Module, train: TrainPart, device: torch.device) -> None:
+    def __init__(self, network: nn.Module, train: TrainPart, device: torch.device, crew: Crew) -> None:
+        self.crew, self.mine = crew, crew.share(train.batch_size, "a batch")
         self.network = network.to(device).to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
         decay = 0.5 ** (1 / max(1.0, train.ema_half_life * train.steps))
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
@@ -221,31 +225,33 @@ class _Run:
 
 def _one_step(run: _Run, recipe: Recipe, data: TrainingSet, space: Space, n_classes: int) -> Tensor:
     """Take one optimiser step and return its loss, left on the device."""
-    train, device = recipe.train, next(run.network.parameters()).device
+    train, device, mine = recipe.train, next(run.network.parameters()).device, run.mine
     random = random_at(train.seed, 2, run.step)
     picked = pick(data, train, run.step)
-    images = augment(data.images[picked], recipe.data, random)
+    images = augment(data.images[picked], recipe.data, random)[mine]
     if not images.is_floating_point():
         images = images.float() / 255
     x = space.to_model(images).to(device, memory_format=torch.channels_last)
-    sigma = draw_sigmas(recipe, space.height, random).to(device)
+    sigma = draw_sigmas(recipe, space.height, random)[mine].to(device)
     noise = (
         random if device.type == "cpu" else random_at(train.seed, 3, run.step, device=device)
     )  # drawn where it is used
-    epsilon = torch.randn(x.shape, generator=noise, device=device).contiguous(memory_format=torch.channels_last)
-    dropped = torch.rand(len(x), generator=random) < train.label_dropout
+    epsilon = torch.randn((len(picked), *x.shape[1:]), generator=noise, device=device)[mine]
+    epsilon = epsilon.contiguous(memory_format=torch.channels_last)
+    dropped = torch.rand(len(picked), generator=random) < train.label_dropout
     told, n_told = _told(data, recipe, picked, n_classes, random)
-    labels = torch.where(dropped, n_told, told).to(device)
+    labels = torch.where(dropped, n_told, told)[mine].to(device)
     edm = parametrisation(recipe, space)
     with _precision(device):
         factor = loss_factor(recipe.noise, sigma, edm)
-        loss = edm_loss(run.forward, x, sigma, epsilon, labels, edm, factor)
+        loss = edm_loss(run.forward, x, sigma, epsilon, labels, edm, factor) / run.crew.size
     run.optimizer.zero_grad()
     loss.backward()
+    loss = run.crew.add(run.optimizer.weights, loss.detach())
     run.optimizer.step(schedule(train, run.step))
     run.average.update_parameters(run.network)
     run.step += 1
-    return loss.detach()
+    return loss
 
 
 def _told(
@@ -272,6 +278,7 @@ def train_network(
     checkpoint: Path,
     device: torch.device,
     report: Callable[[Progress, nn.Module], None],
+    crew: Crew = _ALONE,
     checkpoint_seconds: float = 120.0,
     report_every: int = 50,
 ) -> tuple[nn.Module, float]:
@@ -289,14 +296,16 @@ def train_network(
         checkpoint: file of the run's state.
         device: where to train.
         report: called with the progress and the averaged network.
+        crew: of processes that train together; the one that leads reports and writes.
         checkpoint_seconds: time between checkpoints.
         report_every: steps between reports.
 
     Raises:
+        ConfigError: the batch cannot be shared by the crew equally.
         NonFiniteError: the loss became NaN or infinite; the last checkpoint is kept.
         ResultError: a checkpoint could not be written, or belongs to another recipe.
     """
-    run = _Run(network, recipe.train, device)
+    run = _Run(network, recipe.train, device, crew)
     if checkpoint.is_file():
         run.load(checkpoint, recipe)
     started, first, before, saved = time.monotonic(), run.step, run.seconds, time.monotonic()
@@ -310,6 +319,8 @@ def train_network(
                 if not math.isfinite(value):
                     raise NonFiniteError(f"The training loss became {value} at step {run.step}. Lower learning_rate.")
                 run.loss = value if math.isnan(run.loss) else 0.9 * run.loss + 0.1 * value
+                if not crew.leads:
+                    continue
                 speed = (run.step - first) * recipe.train.batch_size / (now - started)
                 report(Progress(step=run.step, steps=recipe.train.steps, loss=run.loss,
                                 images_per_second=speed, seconds=run.seconds), run.average.module)  # fmt: skip
@@ -317,8 +328,9 @@ def train_network(
                     run.save(checkpoint, recipe)
                     saved = time.monotonic()
     except KeyboardInterrupt:
-        run.save(checkpoint, recipe)
+        if crew.leads:
+            run.save(checkpoint, recipe)
         raise
-    if run.step > first:
+    if run.step > first and crew.leads:
         run.save(checkpoint, recipe)
     return run.average.module, run.seconds

@@ -68,6 +68,11 @@ class Optimizer:
             )  # fmt: skip
         self._peaks = [part.param_groups[0]["lr"] for part in self._parts]
 
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """All weights that are trained."""
+        return self._all
+
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for parameter in self._all:

@@ -24,6 +24,7 @@ from diffclass.stats.interval import mean_interval
 from diffclass.stats.metric import accuracy, auc, balanced_accuracy
 from diffclass.train.captioned import CaptionedNetwork
 from diffclass.train.card import write_card
+from diffclass.train.crew import assemble
 from diffclass.train.loop import Progress, TrainingSet, train_network
 from diffclass.train.network import build_network
 from diffclass.train.noising import parametrisation, trained_range
@@ -141,16 +142,17 @@ def run_recipe(
         recipe: what to train.
         data: the data set; the recipe's own name if None.
         out: folder of the checkpoint and, in out/model, of the result.
-        device: where to train.
+        device: where to train; "cuda" is a GPU of its own for each process that `accelerate launch` started.
         report: called with the progress of training.
         note: called with a line about each other part of the run.
         test_images: how many images of the test split are classified for the card, by seed; None: all, 0: none.
         size: [pixels] height and width of the images, for a recipe that leaves them to the data.
 
     Returns:
-        The model directory.
+        The model directory, which the process that leads writes.
 
     Raises:
+        ConfigError: the recipe is at odds with the size, or its batch cannot be shared by the processes.
         InputError: the data cannot be used.
         ResultError: out belongs to another recipe, or cannot be written.
     """
@@ -169,7 +171,7 @@ def run_recipe(
         channels=shape[0], height=shape[1], width=shape[2], patch=recipe.network.patch, haar=recipe.network.haar,
         data_std=pixel_std(training.images),
     )  # fmt: skip
-    classes, place = train_set.classes, torch.device(device)
+    classes, (crew, place) = train_set.classes, assemble(device)
     torch.manual_seed(recipe.train.seed)
     network = build_network(recipe.network, space, len(classes), recipe.captions(classes))
     validation = _load(validation_set, recipe)
@@ -190,8 +192,10 @@ def run_recipe(
     out.mkdir(parents=True, exist_ok=True)
     average, seconds = train_network(
         network, recipe, data=training, space=space, n_classes=len(classes), checkpoint=out / "checkpoint.pt",
-        device=place, report=on_report,
+        device=place, report=on_report, crew=crew,
     )  # fmt: skip
+    if not crew.leads:
+        return out / "model"
     return _finish(average, recipe, space, classes, seconds, validation, _part(test_set, test_images), out, note)
 
 
@@ -285,12 +289,14 @@ def training_facts(seconds: float, device: torch.device) -> dict[str, Any]:
 
 def hardware(device: torch.device) -> str:
     """Name what the network was trained on."""
+    size = assemble(device.type)[0].size
+    several = f"{size} x " if size > 1 else ""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return several + torch.cuda.get_device_name(device)
     names = [line for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
     name = names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
     n = torch.get_num_threads()
-    return f"{n} thread{'s' if n > 1 else ''} of {name}"
+    return f"{several}{n} thread{'s' if n > 1 else ''} of {name}"
 
 
 def _lines(path: Path) -> list[str]:

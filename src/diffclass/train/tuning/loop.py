@@ -13,12 +13,14 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from diffclass.errors import NonFiniteError, ResultError
+from diffclass.train.crew import Crew
 from diffclass.train.loop import Progress, plain_attention, random_at
 from diffclass.train.tuning.recipe import TuningPart
 
 __all__ = ["Task", "learning_rate_share", "tune"]
 
 _REPORT_EVERY = 10  # steps
+_ALONE = Crew()
 
 Report = Callable[[Progress], None]
 
@@ -62,7 +64,8 @@ def _global_stream(seed: int, step: int, part: int, device: torch.device) -> Ite
 class _Run:
     """Everything that changes while a model is tuned."""
 
-    def __init__(self, task: Task, train: TuningPart, steps: int, identity: str) -> None:
+    def __init__(self, task: Task, train: TuningPart, steps: int, identity: str, crew: Crew) -> None:
+        self.crew, self.mine = crew, crew.share(train.accumulate, "the 'accumulate'")
         self.task, self.train, self.steps = task, train, steps
         self.identity = repr((identity, steps))
         named = task.parameters()
@@ -77,13 +80,14 @@ class _Run:
         """Take one optimiser step and return its loss, left on the device."""
         train, total = self.train, torch.zeros((), device=self.task.device)
         self.optimizer.zero_grad(set_to_none=True)
-        for part in range(train.accumulate):
+        for part in range(train.accumulate)[self.mine]:
             device = self.task.device  # attention is the same where activations are computed a second time
             with _global_stream(train.seed, self.step, part, device), plain_attention(device):
                 with torch.autocast(device.type, torch.bfloat16):
                     loss = self.task.loss(self.step, part) / train.accumulate
                 loss.backward()
             total += loss.detach()
+        total = self.crew.add(self.weights, total)
         if train.gradient_clip:
             clip_grad_norm_(self.weights, train.gradient_clip)
         for group in self.optimizer.param_groups:
@@ -136,7 +140,7 @@ class _Run:
 
 def tune(
     task: Task, train: TuningPart, *, steps: int, identity: str, checkpoint: Path, report: Report,
-    checkpoint_seconds: float = 300.0, report_every: int = _REPORT_EVERY,
+    crew: Crew = _ALONE, checkpoint_seconds: float = 300.0, report_every: int = _REPORT_EVERY,
 ) -> float:  # fmt: skip
     """Train by the recipe's [train] part, in place, and return the seconds it took in all.
 
@@ -150,14 +154,17 @@ def tune(
         identity: what else the weights depend on.
         checkpoint: file of the run's state.
         report: called with the progress.
+        crew: of processes that train together, each on its part of the batches of a step; the one that leads reports
+            and writes.
         checkpoint_seconds: time between checkpoints.
         report_every: steps between reports.
 
     Raises:
+        ConfigError: the batches of a step cannot be shared by the crew equally.
         NonFiniteError: the loss became NaN or infinite; the last checkpoint is kept.
         ResultError: a checkpoint could not be written, or belongs to another run.
     """
-    run = _Run(task, train, steps, identity)
+    run = _Run(task, train, steps, identity, crew)
     if checkpoint.is_file():
         run.load(checkpoint)
     started, first, before, saved = time.monotonic(), run.step, run.seconds, time.monotonic()
@@ -171,6 +178,8 @@ def tune(
                 if not math.isfinite(value):
                     raise NonFiniteError(f"The training loss became {value} at step {run.step}. Lower learning_rate.")
                 run.loss = value if math.isnan(run.loss) else 0.9 * run.loss + 0.1 * value
+                if not crew.leads:
+                    continue
                 speed = (run.step - first) * train.batch_size * train.accumulate / max(now - started, 1e-9)
                 report(Progress(step=run.step, steps=steps, loss=run.loss, images_per_second=speed,
                                 seconds=run.seconds))  # fmt: skip
@@ -178,9 +187,10 @@ def tune(
                     run.save(checkpoint)
                     saved = time.monotonic()
     except KeyboardInterrupt:
-        run.save(checkpoint)
+        if crew.leads:
+            run.save(checkpoint)
         raise
-    if run.step > first:
+    if run.step > first and crew.leads:
         run.save(checkpoint)
     run.finish()
     return run.seconds

@@ -13,6 +13,7 @@ from diffclass.data.datasets import Item
 from diffclass.errors import InputError
 from diffclass.train.caption_pairs import caption_figures
 from diffclass.train.captioned_run import split_captions
+from diffclass.train.crew import Crew, assemble
 from diffclass.train.loop import Progress
 from diffclass.train.run import training_facts
 from diffclass.train.tuning.card import write_tuning_card
@@ -52,9 +53,10 @@ def run_tuning(
         note: called with a line about each other part of the run.
 
     Returns:
-        The model directory.
+        The model directory, which the process that leads writes.
 
     Raises:
+        ConfigError: the batches of a step cannot be shared by the processes equally.
         InputError: the data cannot be used.
         ModelError: the model to start from cannot be used.
         ResultError: out belongs to another recipe, model or data set, or cannot be written.
@@ -73,16 +75,17 @@ def run_tuning(
         "captions": len(train_set.texts), "recipe": recipe.as_dict(),
         "steps": recipe.train.n_steps(len(train_set.images)),
     }  # fmt: skip
+    crew, place = assemble(device)
     if recipe.kind == "text-to-image":
         from diffclass.train.tuning.text_to_image import run_text_to_image
 
-        return run_text_to_image(recipe, train_set, out, torch.device(device), facts, report, note)
-    return _run_encoder(recipe, train_set, validation, out, torch.device(device), facts, report, note)
+        return run_text_to_image(recipe, train_set, out, crew, place, facts, report, note)
+    return _run_encoder(recipe, train_set, validation, out, crew, place, facts, report, note)
 
 
 def _run_encoder(
-    recipe: TuningRecipe, train_set: CaptionedSet, validation: CaptionedSet, out: Path, device: torch.device,
-    facts: dict[str, Any], report: Report, note: Note,
+    recipe: TuningRecipe, train_set: CaptionedSet, validation: CaptionedSet, out: Path, crew: Crew,
+    device: torch.device, facts: dict[str, Any], report: Report, note: Note,
 ) -> Path:  # fmt: skip
     """Train, measure and save a CLIP or a ViLT."""
     kind, train = recipe.kind, recipe.train
@@ -93,8 +96,10 @@ def _run_encoder(
     task = (ContrastiveTask if kind == "contrastive" else MatchingTask)(encoder, train_set, train, device)
     seconds = tune(
         task, train, steps=facts["steps"], identity=repr((recipe.identity, train_set.fingerprint)),
-        checkpoint=out / "checkpoint.pt", report=report,
+        checkpoint=out / "checkpoint.pt", report=report, crew=crew,
     )  # fmt: skip
+    if not crew.leads:
+        return out / "model"
     encoder.model.eval()
     note("measuring on the held-out images")
     try:

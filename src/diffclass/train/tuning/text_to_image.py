@@ -17,6 +17,7 @@ from diffclass.denoisers.text_to_image.tokens import check_prompts
 from diffclass.errors import ConfigError, InputError, UnsupportedModel
 from diffclass.evidence import Objective
 from diffclass.train.captioned_run import caption_table
+from diffclass.train.crew import Crew
 from diffclass.train.loop import Progress, pick_indices, random_at
 from diffclass.train.run import training_facts
 from diffclass.train.tuning.latents import encode_once
@@ -200,7 +201,7 @@ class TextToImageTask:
 
 
 def run_text_to_image(
-    recipe: TuningRecipe, train_set: CaptionedSet, out: Path, device: torch.device, facts: dict[str, Any],
+    recipe: TuningRecipe, train_set: CaptionedSet, out: Path, crew: Crew, device: torch.device, facts: dict[str, Any],
     report: Report, note: Note,
 ) -> Path:  # fmt: skip
     """Fine-tune a text-to-image model and write a directory: a whole pipeline, or a LoRA.
@@ -209,6 +210,7 @@ def run_text_to_image(
         recipe: of the kind "text-to-image".
         train_set: captioned images.
         out: folder of the checkpoint, the latents and, in out/model, of the result.
+        crew: of processes that train together.
         device: where to train.
         facts: for the card.
         report: called with the progress.
@@ -218,10 +220,13 @@ def run_text_to_image(
         The model directory.
     """
     denoiser = open_start(recipe, device)
-    task = TextToImageTask(denoiser, train_set, recipe, out / "latents.safetensors", note)
+    with crew.in_turn():  # the first one writes the latents, the others read them
+        task = TextToImageTask(denoiser, train_set, recipe, out / "latents.safetensors", note)
     seconds = tune(
         task, recipe.train, steps=facts["steps"], identity=repr((recipe.identity, train_set.fingerprint)),
-        checkpoint=out / "checkpoint.pt", report=report,
+        checkpoint=out / "checkpoint.pt", report=report, crew=crew,
     )  # fmt: skip
+    if not crew.leads:
+        return out / "model"
     facts |= {"figures": {}, "training": training_facts(seconds, device)}
     return save_tuned(out / "model", denoiser, facts, lora=recipe.lora is not None)
