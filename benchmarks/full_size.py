@@ -25,7 +25,6 @@ import torch
 from architectures import ARCHITECTURES, Architecture
 from memory import peak_megabytes
 from speed import engine_run, matmul_flops, plain_loop, wait
-from torch import nn
 
 import diffclass
 from diffclass.data import write_json_atomic
@@ -99,10 +98,8 @@ def measure(architecture: Architecture, name: str, settings: Row, device: torch.
     with peak_memory(device, row):
         network = architecture.fill(device, dtype)
         row["weights"] = sum(p.numel() for p in network.parameters())
-        if name == "engine":
+        if name != "plain loop":  # which has the network as it is
             place_network(network, device=device, dtype=dtype)
-        else:
-            nn.Module.to(network, dtype=dtype)
         denoiser = architecture.denoiser(network, device)
         image = torch.rand(1, *denoiser.space.image_shape, generator=torch.Generator().manual_seed(0))
         if n == 1:
@@ -124,7 +121,7 @@ def rows_of(families: tuple[str, ...], options: Row, plain: bool, device: torch.
     """List what is measured: name of a row, and what tells it from others in a file."""
     machine = {"device": str(device), "hardware": hardware(device), "torch": torch.__version__}
     for family in families:
-        kinds = [("engine", options["dtype"])]
+        kinds = [("adapter" if options["evaluations"] == 1 else "engine", options["dtype"])]
         if plain and options["evaluations"] > 1:
             kinds += [("plain loop", "float32"), ("plain loop", "bfloat16")]
         for name, dtype in kinds:

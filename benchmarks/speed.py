@@ -115,7 +115,7 @@ def engine_run(classifier: DiffusionClassifier, images: Tensor) -> Row:
 
 @torch.inference_mode()
 def flops_per_evaluation(denoiser: Denoiser, n: int = 8) -> float:
-    """Count the floating-point operations of the matrix products, attention's too, and convolutions of an evaluation."""
+    """Count the floating-point operations of an evaluation's matrix products, attention included, and convolutions."""
     device = denoiser.device
     told = denoiser.condition_on(denoiser.classes or ("cat", "dog"))
     conditions = told[torch.zeros(n, dtype=torch.int64, device=device)]

@@ -136,7 +136,7 @@ def test_one_evaluation_has_no_loop_beside_it(benchmark: Any, small: dict[str, A
     out = tmp_path / "rows.json"
     call(benchmark, out, "--family", "sd3-medium", "--evaluations", 1, "--dtype", "float32")
     (row,) = json.loads(out.read_text())["rows"]
-    assert (row["row"], row["evaluations"]) == ("engine", 1)
+    assert (row["row"], row["evaluations"]) == ("adapter", 1)
 
 
 def test_what_does_not_fit_is_refused(
