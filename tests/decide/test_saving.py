@@ -16,7 +16,7 @@ from diffclass.decide.saving import push_directory
 from diffclass.decide.settings import settings_of, stored_options
 from diffclass.decide.stopping import Anchors, Calibrated
 from diffclass.decide.voting import VoteRace
-from diffclass.denoisers import EDM, X0, DiscreteSchedule, Epsilon, Flow, PixelDenoiser, Space, V
+from diffclass.denoisers import EDM, X0, DiscreteSchedule, Epsilon, Flow, PixelDenoiser, Space, V, read_card
 from diffclass.denoisers.card import front_matter
 from diffclass.denoisers.compiled import CompiledNetwork
 from diffclass.evidence import NoisedApproximate, NoisedExact, Objective, Race, TabulatedProposal, TabulatedWeight
@@ -258,6 +258,8 @@ def test_models_of_the_hub_are_saved_as_references(hub: Hub, pipelines: Path, tm
     assert front_matter(told)[3:] == ["tags: [diffclass, image-classification, diffusion]", "license: mit",
                                       'base_model: "owner/sd"', "---"]  # fmt: skip
     assert_same(classifier, opened(path))
+    card = read_card(path)
+    assert (card.kind, card.classes, card.size_bytes) == ("network", ("cat", "dog"), 0)
     again = opened(path).save_pretrained(tmp_path / "again")
     assert json.loads((again / "diffclass.json").read_text())["weights_of"] == told["weights_of"]
     classifier.push_to_hub("owner/cats", licence="MIT")

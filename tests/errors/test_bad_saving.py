@@ -163,6 +163,23 @@ STORED: dict[str, tuple[Mapping[str, Any], str]] = {
         {"race": {"kind": "Exhaustive", "n_draws": 8, "speed": 3}},
         "A stored Exhaustive needs the keys block, n_draws. Got n_draws, speed.",
     ),
+    "kind of a race": (
+        {"race": {"kind": ["Exhaustive"]}},
+        f"The stored race must be one of {RACES}. Got ['Exhaustive'].",
+    ),
+    "numbers of a race": (
+        {"race": {"kind": "Exhaustive", "n_draws": 9, "block": 4}},
+        "A stored Exhaustive cannot be read: The 'n_draws' parameter of Exhaustive must be a positive multiple of "
+        "'block'. Got n_draws=9, block=4.",
+    ),
+    "stages of a race": (
+        {"race": {"kind": "SuccessiveHalving", "stages": [1, 2]}},
+        "A stored SuccessiveHalving cannot be read: one of its values is of another kind in {'stages': [1, 2]}.",
+    ),
+    "noise of a target": (
+        {"target": {"kind": "NoisedExact"}},
+        "A stored NoisedExact needs a 'tau', the noise in the input. Got None.",
+    ),
     "target": ({"target": {"kind": "Moon", "tau": 1}}, f"The stored target must be one of {TARGETS}. Got 'Moon'."),
 }
 
@@ -239,6 +256,19 @@ def test_without_a_connection_nothing_is_uploaded() -> None:
         digits().push_to_hub("owner/digits")
     said = str(caught.value)
     assert said.startswith("The model could not be uploaded to 'owner/digits': Cannot reach https://huggingface.co/")
+    assert said.endswith(". Check the connection, and that the token (`hf auth login`) may write there.")
+    assert "\n" not in said
+
+
+def test_a_hub_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with serving(monkeypatch, tmp_path / "cache") as hub:
+        url = hub.url
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)  # where nobody listens any more
+    with pytest.raises(ResultError) as caught:
+        digits().push_to_hub("owner/digits")
+    said = str(caught.value)
+    assert said.startswith("The model could not be uploaded to 'owner/digits': ")
     assert said.endswith(". Check the connection, and that the token (`hf auth login`) may write there.")
     assert "\n" not in said
 

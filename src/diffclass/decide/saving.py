@@ -100,7 +100,7 @@ def push_directory(
             commit_message=commit_message or "A classifier of diffclass",
             delete_patterns=_MODEL_PATTERNS,
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever the hub's client and what it builds on come up with
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
         raise ResultError(
             f"The model could not be uploaded to {repo_id!r}: {reason}. Check the connection, and that the token "

@@ -124,8 +124,7 @@ def stored_options(stored: Mapping[str, Any], given: Mapping[str, Any], *, same_
     if stored.get("aggregate") == "vote":
         found["aggregate"] = MajorityVote()
     if "target" in stored:
-        kind = _known("target", stored["target"], _TARGETS)
-        found["target"] = kind(tau=float(stored["target"]["tau"]))
+        found["target"] = _read_target(stored["target"])
     if given.get("race") is None and "aggregate" not in given and "race" in stored:
         found["race"] = _read_race(stored["race"])
     if same_model and _CALIBRATED_FOR.isdisjoint(given):
@@ -175,7 +174,7 @@ def _objective_settings(objective: Objective, sigma_data: float) -> dict[str, An
 def _race_settings(race: Race) -> dict[str, Any]:
     if type(race) not in _RACES.values():
         raise InputError(_foreign("race", race, _RACES))
-    plain = {"n_draws": race.n_draws, "block": race.block}
+    plain: dict[str, Any] = {"n_draws": race.n_draws, "block": race.block}
     if isinstance(race, PairedRace) and race.stopping is not None:
         return {**plain, "stopping": race.stopping.as_dict()}
     if isinstance(race, PairedRace) and race == PairedRace(**plain):
@@ -192,15 +191,27 @@ def _read_race(told: Any) -> Race:
         raise ConfigError(
             f"A stored {kind.__name__} needs the keys {', '.join(sorted(names))}. Got {', '.join(sorted(values))}."
         )
-    if "stages" in values:
-        values["stages"] = tuple((int(draws), int(keep)) for draws, keep in values["stages"])
-    return kind(**values)
+    try:
+        if "stages" in values:
+            values["stages"] = tuple((int(draws), int(keep)) for draws, keep in values["stages"])
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        why = str(error) if isinstance(error, InputError) else f"one of its values is of another kind in {values}."
+        raise ConfigError(f"A stored {kind.__name__} cannot be read: {why}") from error
+
+
+def _read_target(told: Any) -> Target:
+    kind = _known("target", told, _TARGETS)
+    tau = told.get("tau") if isinstance(told, Mapping) else None
+    if not isinstance(tau, int | float):
+        raise ConfigError(f"A stored {kind.__name__} needs a 'tau', the noise in the input. Got {tau!r}.")
+    return kind(tau=float(tau))
 
 
 def _known(what: str, told: Any, kinds: Mapping[str, type]) -> Any:
     """Return the class that a stored part names."""
     kind = told.get("kind") if isinstance(told, Mapping) else told
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ConfigError(f"The stored {what} must be one of {', '.join(kinds)}. Got {kind!r}.")
     return kinds[kind]
 

@@ -79,8 +79,11 @@ def save_denoiser(directory: str | Path, denoiser: Denoiser, metadata: Mapping[s
     if isinstance(denoiser, MixtureDenoiser):
         own = {*_OWN, "config.json", "model.safetensors"}
         facts = {"figures": {}, "calibration": "", **metadata}  # else those of the mixture as it was
-        options: dict[str, Any] = {"metadata": facts, "dtype": denoiser.means.dtype}
-        return write_directory(directory, lambda part: denoiser.save(part, **options), own=own)
+
+        def fill(part: Path) -> None:
+            denoiser.save(part, metadata=facts, dtype=denoiser.means.dtype)
+
+        return write_directory(directory, fill, own=own)
     if isinstance(denoiser, PixelDenoiser):
         network = _network(denoiser)
         return save_model(directory, network, metadata, card, _smallest(network))
