@@ -282,6 +282,12 @@ def test_the_command_uploads_and_says_why_it_cannot(monkeypatch: pytest.MonkeyPa
         assert hub.private == {"owner/tiny": True}
         assert hub.commits == {"owner/tiny": ["first"]}
         assert hub.files["owner/tiny"]["model.safetensors"] == (model / "model.safetensors").read_bytes()
+        tuned = tmp_path / "tuned"  # whose diffclass.json says less
+        tuned.mkdir()
+        (tuned / "diffclass.json").write_text('{"format": 1, "name": "tuned"}')
+        assert CliRunner().invoke(main, ["push", str(tuned), "owner/tuned"]).exit_code == 0
+        assert list(hub.files["owner/tuned"]) == ["diffclass.json"]
+        assert hub.private["owner/tuned"] is False
         monkeypatch.setenv("HF_TOKEN", "hf_wrong")
         refused = CliRunner().invoke(main, ["push", str(model), "owner/tiny"])
     assert refused.exit_code == 1
