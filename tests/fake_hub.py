@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -23,10 +24,22 @@ class Hub:
         self.files: dict[str, dict[str, bytes]] = {}
         self.commits: dict[str, list[str]] = {}
         self.private: dict[str, bool] = {}
+        self.versions: dict[str, dict[str, bytes]] = {}  # by commit
         self.url = ""
 
     def sha(self, name: str) -> str:
         return hashlib.sha1(repr((name, len(self.commits[name]))).encode()).hexdigest()
+
+    def put(self, name: str, folder: Path) -> None:
+        """Replace what a repository holds, as someone else would."""
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        self.files[name] = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+        self.commits.setdefault(name, []).append("put there")
+        self.versions[self.sha(name)] = dict(self.files[name])
+
+    def at(self, name: str, revision: str) -> dict[str, bytes]:
+        """Return the files of a commit, or the newest."""
+        return self.files.get(name, {}) if revision == "main" else self.versions[revision]
 
     def commit(self, name: str, lines: bytes) -> dict[str, str]:
         for line in map(json.loads, lines.splitlines()):
@@ -39,6 +52,7 @@ class Hub:
                 del self.files[name][value["path"]]
             else:
                 raise AssertionError(line["key"])
+        self.versions[self.sha(name)] = dict(self.files[name])
         return {"commitUrl": f"{self.url}/{name}/commit/{self.sha(name)}", "commitOid": self.sha(name)}
 
     def answer(self, method: str, path: str, body: bytes, token: str | None) -> tuple[int, Any]:
@@ -53,17 +67,18 @@ class Hub:
             return 200, {"url": f"{self.url}/{name}"}
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(\w[\w-]*)/.+)?", path):
-            return self._api(match[1], match[2], body)
-        if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
-            found = self.files.get(match[1], {}).get(match[2])
-            return (404, {"error": "Entry not found"}) if found is None else (200, (match[1], found))
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(\w[\w-]*)/([^/]+).*)?", path):
+            return self._api(match[1], match[2], match[3] or "main", body)
+        if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            found = self.at(match[1], match[2]).get(match[3])
+            commit = self.sha(match[1]) if match[2] == "main" and found is not None else match[2]
+            return (404, {"error": "Entry not found"}) if found is None else (200, (commit, found))
         return 404, {"error": f"no {path}"}
 
-    def _api(self, name: str, what: str | None, body: bytes) -> tuple[int, Any]:
+    def _api(self, name: str, what: str | None, revision: str, body: bytes) -> tuple[int, Any]:
         if name not in self.files:
             return 404, {"error": "Repository not found"}
-        files = self.files[name]
+        files = self.at(name, revision)
         if what == "preupload":
             asked = [file["path"] for file in json.loads(body)["files"]]
             return 200, {"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in asked]}
@@ -72,7 +87,8 @@ class Hub:
         if what == "tree":
             rows = [{"type": "file", "path": p, "size": len(c), "oid": etag(c)} for p, c in files.items()]
             return 200, rows
-        return 200, {"id": name, "sha": self.sha(name), "siblings": [{"rfilename": path} for path in files]}
+        sha = self.sha(name) if revision == "main" else revision
+        return 200, {"id": name, "sha": sha, "siblings": [{"rfilename": path} for path in files]}
 
 
 def _private(told: dict[str, Any]) -> bool:
@@ -91,8 +107,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             status, said = hub.answer(self.command, path, body, self.headers.get("Authorization"))
             extra: dict[str, str] = {}
             if isinstance(said, tuple):
-                name, content = said
-                extra = {"ETag": f'"{etag(content)}"', "X-Repo-Commit": hub.sha(name)}
+                commit, content = said
+                extra = {"ETag": f'"{etag(content)}"', "X-Repo-Commit": commit}
             else:
                 content = json.dumps(said).encode()
                 missing = {"Entry not found": "EntryNotFound", "Repository not found": "RepoNotFound"}

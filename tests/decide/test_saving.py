@@ -241,10 +241,7 @@ def test_directories_are_pushed_as_they_are(hub: Hub, tmp_path: Path) -> None:
 
 def pushed_pipeline(hub: Hub, pipelines: Path, name: str) -> DiffusionClassifier:
     """Put a pipeline on the hub as others do, and open it there."""
-    hub.files["owner/sd"], hub.commits["owner/sd"] = {}, ["as diffusers saves it"]
-    for path in (pipelines / name).rglob("*"):
-        if path.is_file():
-            hub.files["owner/sd"][path.relative_to(pipelines / name).as_posix()] = path.read_bytes()
+    hub.put("owner/sd", pipelines / name)
     prompts = Prompts.from_templates(("cat", "dog"), ("a {}", "the {}"))
     return opened("owner/sd", prompts=prompts, race=RACES[3], temperature=1.5)
 
@@ -265,6 +262,18 @@ def test_models_of_the_hub_are_saved_as_references(hub: Hub, pipelines: Path, tm
     classifier.push_to_hub("owner/cats", licence="MIT")
     assert_same(classifier, opened("owner/cats"))
     assert opened("owner/cats", size=32).temperature is None  # calibrated for another size
+
+
+def test_references_keep_to_the_commit_that_they_were_made_with(
+    hub: Hub, pipelines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = pushed_pipeline(hub, pipelines, "sd1")
+    path = classifier.save_pretrained(tmp_path / "mine")
+    hub.put("owner/sd", pipelines / "sd2-v")  # its owner changes the model
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "another machine's"))
+    assert_same(classifier, opened(path))
+    changed = opened("owner/sd", prompts=classifier.prompts)
+    assert type(changed.denoiser.parametrisation) is V  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_models_of_the_hub_can_be_saved_with_their_parts(hub: Hub, pipelines: Path) -> None:
