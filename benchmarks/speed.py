@@ -20,11 +20,13 @@ import click
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import diffclass
 from diffclass.data import open_dataset, versions, write_json_atomic
 from diffclass.decide import DiffusionClassifier, Exhaustive, PairedRace
+from diffclass.denoisers import Denoiser
 from diffclass.denoisers.compiled import compile_denoiser, is_compiled
 from diffclass.denoisers.pixel import PixelDenoiser
 from diffclass.denoisers.throughput import evaluations_per_second
@@ -94,8 +96,7 @@ class Clock:
 
 def engine_run(classifier: DiffusionClassifier, images: Tensor) -> Row:
     """Classify with the engine, and time the network in it."""
-    denoiser = classifier.denoiser
-    assert isinstance(denoiser, PixelDenoiser)
+    denoiser: Any = classifier.denoiser
     assert isinstance(denoiser.network, nn.Module)
     classifier.classify(images[:1])  # warm up
     clock = Clock(denoiser.network)
@@ -113,11 +114,12 @@ def engine_run(classifier: DiffusionClassifier, images: Tensor) -> Row:
 
 
 @torch.inference_mode()
-def flops_per_evaluation(denoiser: PixelDenoiser, n: int = 8) -> float:
-    """Count the floating-point operations of the matrix products and convolutions of one evaluation."""
+def flops_per_evaluation(denoiser: Denoiser, n: int = 8) -> float:
+    """Count the floating-point operations of an evaluation's matrix products, attention included, and convolutions."""
     device = denoiser.device
-    conditions = denoiser.condition_on(denoiser.classes)[torch.zeros(n, dtype=torch.int64, device=device)]
-    with FlopCounterMode(display=False) as counter:
+    told = denoiser.condition_on(denoiser.classes or ("cat", "dog"))
+    conditions = told[torch.zeros(n, dtype=torch.int64, device=device)]
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # a CPU's fused one is not counted
         denoiser(torch.zeros(n, *denoiser.space.shape, device=device), torch.ones(n, device=device), conditions)
     return counter.get_total_flops() / n
 

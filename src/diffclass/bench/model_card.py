@@ -13,16 +13,16 @@ import numpy as np
 
 from diffclass.bench.calibrating import Calibration
 from diffclass.bench.evaluation import Evaluation
+from diffclass.decide.race import PairedRace
+from diffclass.decide.settings import SETTINGS, settings_of
 from diffclass.denoisers.card import figures_table, read_json, read_metadata
 from diffclass.errors import InputError, ResultError
-from diffclass.evidence import TabulatedProposal, TabulatedWeight, as_table
 from diffclass.robust.supervised import is_supervised
 from diffclass.stats.interval import Estimate
 
 __all__ = ["calibrated_settings", "write_calibrated", "write_measured"]
 
 _HEADING = "## Calibration"
-_OF_OTHERS = {"weight": ("weight_mean", "weight_std"), "proposal": ("proposal_mean", "proposal_std")}
 
 
 def write_calibrated(source: Path, target: Path, calibration: Calibration) -> Path:
@@ -44,7 +44,7 @@ def write_calibrated(source: Path, target: Path, calibration: Calibration) -> Pa
         for name, figures in metadata.get("figures", {}).items()
         if name != f"{where}, calibrated"
     }
-    metadata["classifier"] = calibrated_settings(metadata.get("classifier", {}), calibration)
+    metadata["classifier"] = calibrated_settings(metadata, calibration)
     metadata["figures"] = {f"{where}, calibrated": _rows(calibration.after), **old}
     metadata["calibration"] = "; ".join(calibration.notes)
     readme = source / "README.md"
@@ -91,22 +91,21 @@ def write_measured(target: Path, evaluation: Evaluation) -> Path:
     return target
 
 
-def calibrated_settings(old: Mapping[str, Any], calibration: Calibration) -> dict[str, Any]:
-    """Return the classifier's settings for diffclass.json: those of the model, with what was learned."""
-    settings = dict(old)
-    objective = calibration.objective
-    for key, part in (("weight", objective.weight), ("proposal", objective.proposal)):
-        if isinstance(part, TabulatedWeight | TabulatedProposal):
-            settings[key] = as_table(part)
-            for other in _OF_OTHERS[key]:
-                settings.pop(other, None)
-    settings |= {"n_draws": calibration.n_draws, "block": calibration.config["block"]}
-    settings["antithetic"] = objective.antithetic
-    settings["temperature"] = calibration.temperature
-    settings.pop("stopping", None)
-    if calibration.stopping is not None:
-        settings["stopping"] = calibration.stopping.as_dict()
-    return settings
+def calibrated_settings(metadata: Mapping[str, Any], calibration: Calibration) -> dict[str, Any]:
+    """Return the classifier's settings for diffclass.json: those of the model, with what was learned.
+
+    Args:
+        metadata: the content of the model's diffclass.json.
+        calibration: of this very model.
+    """
+    kept = {key: value for key, value in metadata.get("classifier", {}).items() if key not in SETTINGS}
+    plain = PairedRace(n_draws=calibration.n_draws, block=calibration.config["block"])
+    return kept | settings_of(
+        objective=calibration.objective,
+        race=plain if calibration.stopping is None else PairedRace.calibrated(calibration.stopping),
+        temperature=calibration.temperature,
+        sigma_data=metadata["space"].get("data_std", 0.5),
+    )
 
 
 def _text(metadata: Mapping[str, Any]) -> str:

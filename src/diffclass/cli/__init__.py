@@ -45,6 +45,7 @@ _VERBS = {
     "data": "Make data sets: rendered scenes whose every detail is known.",
     "convert": "Make a model directory of a published checkpoint, without running what is pickled in it.",
     "models": "List the models that come with the package, or show the card of one.",
+    "push": "Upload a model with its classifier to the Hugging Face hub.",
     "check": "Check that a model does what classifying relies on.",
     "cite": "Print what to cite, as BibTeX.",
 }

@@ -17,7 +17,7 @@ from diffclass.decide.decision import Decision
 from diffclass.decide.first_look import FirstLook
 from diffclass.decide.prompts import Prompts, check_classes
 from diffclass.decide.race import PairedRace
-from diffclass.decide.stopping import Calibrated
+from diffclass.decide.settings import stored_options
 from diffclass.decide.voting import VoteRace
 from diffclass.denoisers import LOAD_OPTIONS, Conditions, Denoiser, load
 from diffclass.errors import ConditionError, InputError, RangeError
@@ -27,7 +27,7 @@ from diffclass.types import Images
 __all__ = ["DiffusionClassifier"]
 
 Progress = Callable[[int], None]
-_CALIBRATED_FOR = {"objective", "target", "classes", "prompts", "aggregate"}  # another of these voids a calibration
+_OTHER_MODEL = ("size", "lora", "lora_scale", "vae")  # options of `load` that void a calibration
 
 
 @final
@@ -129,7 +129,7 @@ class DiffusionClassifier:
             templates: prompts with {} in the place of the class, for a model that reads text.
             options: any other argument of the constructor, and of `PipelineOptions`. The stored stopping rule and
                 temperature hold for the model's own objective, classes, aggregate, target and budget, and are left out
-                with any other; the rule for a uniform prior only.
+                with any other, or with another size, LoRA or autoencoder; the rule for the stored prior only.
         """
         to_load = {name: options.pop(name) for name in list(options) if name in LOAD_OPTIONS}
         batch_size = options.get("batch_size", 256)
@@ -140,9 +140,64 @@ class DiffusionClassifier:
             options["classes"] = tuple(options["classes"])
         if templates is not None:
             options["prompts"] = Prompts.from_templates(options.get("classes") or (), templates)
-        if _CALIBRATED_FOR.isdisjoint(options):
-            options = _calibration(stored, options) | options
-        return cls(denoiser=denoiser, **options)
+        same = all(to_load.get(name, LOAD_OPTIONS[name]) == LOAD_OPTIONS[name] for name in _OTHER_MODEL)
+        return cls(denoiser=denoiser, **(stored_options(stored, options, same_model=same) | options))
+
+    def save_pretrained(self, directory: str | Path, **facts: Any) -> Path:
+        """Write a directory that `from_pretrained` opens to an equal classifier.
+
+        It holds the model in its own format and, in diffclass.json, the classifier: objective, race with its stopping
+        rule, temperature, classes, prompts, aggregate, target, prior, seed and batch size. Figures that were measured
+        go along only with the classifier that they were measured on. A text-to-image model that was opened by its name
+        on the hub is a reference of a few kilobytes, with the commit; from anywhere else it is saved with its parts.
+
+        Args:
+            directory: new, or holding a model of the same kind, which is replaced.
+            facts: for the card, name (the directory's if left out), licence (a name, or the hub's identifier), datasets
+                and base_model (identifiers on the hub); and weights: True to save the parts of a model of the hub.
+
+        Returns:
+            The directory.
+
+        Raises:
+            InputError: a part of the classifier is of a class of your own, or it has a first look.
+            UnsupportedModel: the model is of a kind that no directory can hold.
+            ResultError: the directory holds other files, or it cannot be written.
+        """
+        from diffclass.decide.saving import save_classifier
+
+        return save_classifier(self, directory, **facts)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+        **facts: Any,
+    ) -> str:
+        """Save the classifier, as `save_pretrained` does, and upload it to the Hugging Face hub.
+
+        Args:
+            repo_id: "owner/name"; made if it is not there, and a model that it holds is replaced.
+            private: whether a new repository is.
+            token: of an account that may write there; the one that `hf auth login` stored if None.
+            commit_message: what the hub's history says.
+            facts: as in `save_pretrained`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            InputError: as `save_pretrained`, or `repo_id` is no "owner/name".
+            ResultError: the hub cannot be reached, or refuses.
+        """
+        from diffclass.decide.saving import push_classifier
+
+        return push_classifier(
+            self, repo_id, private=private, token=token, commit_message=commit_message, **facts
+        )  # fmt: skip
 
     @property
     def classes_(self) -> tuple[str, ...]:
@@ -286,14 +341,3 @@ def _stored_prompts(denoiser: Denoiser) -> Prompts | None:
     if "prompts" not in metadata:
         return None
     return Prompts(classes=tuple(metadata["classes"]), texts=tuple(tuple(row) for row in metadata["prompts"]))
-
-
-def _calibration(stored: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the race and the temperature that were learned for a model's own settings, as far as they still hold."""
-    race, n_draws = options.get("race"), int(stored.get("n_draws", 256))
-    found: dict[str, Any] = {}
-    if race is None and options.get("prior") is None and stored.get("stopping") is not None:
-        found["race"] = PairedRace.calibrated(Calibrated.from_dict(stored["stopping"]))
-    if race is None or race.n_draws == n_draws:
-        found["temperature"] = stored.get("temperature")
-    return found

@@ -1,6 +1,7 @@
 """What is known of a model: the content of its diffclass.json, and a card to show."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -9,9 +10,14 @@ from typing import Any, final
 from diffclass.denoisers.protocol import Space
 from diffclass.errors import UnsupportedModel, WeightsMissing
 
-__all__ = ["ModelCard", "card_of", "check_keys", "figures_table", "read_json", "read_metadata"]
+__all__ = ["ModelCard", "card_of", "check_keys", "figures_table", "front_matter", "read_json", "read_metadata"]
 
 _FORMAT = 1
+_LICENCES = {  # of the hub's identifiers, those that are named so
+    *("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0"),
+    *("cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "openrail"),
+    *("openrail++", "creativeml-openrail-m", "unknown"),
+}
 _NAMES = {
     "auc": "AUC",
     "nll": "negative log-likelihood [nats]",
@@ -114,7 +120,8 @@ def card_of(directory: Path) -> ModelCard:
     metadata = read_metadata(directory)
     space = metadata["space"]
     text = (directory / "text_encoder").is_dir()
-    mixture = not text and read_json(directory / "config.json").get("_class_name") == "MixtureDenoiser"
+    whole = text or (directory / "model_index.json").is_file() or "weights_of" in metadata  # not of one network
+    mixture = not whole and read_json(directory / "config.json").get("_class_name") == "MixtureDenoiser"
     readme = directory / "README.md"
     return ModelCard(
         name=metadata["name"],
@@ -128,6 +135,31 @@ def card_of(directory: Path) -> ModelCard:
         path=directory,
         description=_first_paragraph(readme.read_text(encoding="utf-8")) if readme.is_file() else "",
     )
+
+
+def front_matter(metadata: Mapping[str, Any]) -> list[str]:
+    """Return the lines of the YAML header by which the Hugging Face hub knows what a model is.
+
+    Args:
+        metadata: the content of diffclass.json; "licence" may be one of the hub's identifiers or any name, and
+            "datasets" and "base_model" are identifiers on the hub.
+    """
+    reads_text = "prompts" in metadata or not metadata.get("classes")
+    licence = str(metadata.get("licence", "unknown"))
+    identifier = re.sub(r"[^a-z0-9.+]+", "-", licence.lower()).strip("-")
+    lines = [
+        "---",
+        "library_name: diffclass",
+        f"pipeline_tag: {'zero-shot-image-classification' if reads_text else 'image-classification'}",
+        "tags: [diffclass, image-classification, diffusion]",
+    ]
+    if identifier in _LICENCES:
+        lines.append(f"license: {identifier}")
+    else:
+        lines += ["license: other", f"license_name: {json.dumps(identifier)}"]
+    lines += [f"datasets: {json.dumps(list(metadata['datasets']))}"] if metadata.get("datasets") else []
+    lines += [f"base_model: {json.dumps(metadata['base_model'])}"] if metadata.get("base_model") else []
+    return [*lines, "---"]
 
 
 def figures_table(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -1,6 +1,7 @@
 """Models by name: the ones in the package, directories, and the Hugging Face hub."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -8,12 +9,12 @@ from typing import Any
 
 import torch
 
-from diffclass.denoisers.card import ModelCard, card_of, read_json
+from diffclass.denoisers.card import ModelCard, card_of, read_json, read_metadata
 from diffclass.denoisers.pixel import load_pixel
 from diffclass.denoisers.precision import fastest_dtype
 from diffclass.denoisers.protocol import Denoiser
 from diffclass.denoisers.weights import fetch, is_hub_id
-from diffclass.errors import ConditionError, InputError, WeightsMissing
+from diffclass.errors import ConditionError, InputError, UnsupportedModel, WeightsMissing
 
 __all__ = ["LOAD_OPTIONS", "choose_device", "list_models", "load", "read_card"]
 
@@ -29,6 +30,18 @@ LOAD_OPTIONS: Mapping[str, Any] = {
     "offload": False,
     "attention": None,
 }
+_KEPT = (
+    "classes",
+    "prompts",
+    "classifier",
+    "description",
+    "licence",
+    "data",
+    "datasets",
+    "base_model",
+    "figures",
+    "calibration",
+)
 
 
 def load(
@@ -85,6 +98,8 @@ def _open(
     index = directory / "model_index.json"
     if index.is_file() and any(part in read_json(index) for part in ("vae", "text_encoder")):
         return _load_pipeline(model, directory, place, _dtype(dtype, place), classes, options)
+    if (directory / "diffclass.json").is_file() and "weights_of" in read_json(directory / "diffclass.json"):
+        return _load_referenced(directory, place, _dtype(dtype, place), classes, options)
     given = [name for name, value in options.items() if value != LOAD_OPTIONS[name]]
     if given:
         raise InputError(f"The {given[0]!r} option is one of text-to-image models, and {str(model)!r} is none.")
@@ -107,11 +122,51 @@ def _load_pipeline(
     classes: Sequence[str] | None,
     options: Mapping[str, Any],
 ) -> Denoiser:
-    """Load a diffusers pipeline."""
+    """Load a diffusers pipeline, with what a diffclass.json beside it says."""
     from diffclass.denoisers.text_to_image import PipelineOptions, load_pipeline
 
-    chosen = PipelineOptions(**options)
-    return load_pipeline(path, name=str(model), device=device, dtype=dtype, classes=classes, options=chosen)
+    stored = read_json(path / "diffclass.json") if (path / "diffclass.json").is_file() else {}
+    chosen = PipelineOptions(**_merged(stored.get("opened_with", {}), options, path))
+    denoiser = load_pipeline(path, name=str(model), device=device, dtype=dtype, classes=classes, options=chosen)
+    found = dict(denoiser.metadata)
+    if path.parent.name == "snapshots" and is_hub_id(str(model)):
+        found["weights_of"] = {"model": str(model), "revision": path.name}
+    found["classifier"] = {**found["classifier"], **stored.get("classifier", {})}
+    return replace(denoiser, metadata={**{key: stored[key] for key in _KEPT if key in stored}, **found})
+
+
+def _load_referenced(
+    directory: Path, device: torch.device, dtype: torch.dtype, classes: Sequence[str] | None, options: Mapping[str, Any]
+) -> Denoiser:
+    """Load a directory that holds a classifier's settings and says whose weights it takes."""
+    from diffclass.denoisers.text_to_image.files import fetch_pipeline
+
+    where, stored = directory / "diffclass.json", read_metadata(directory)
+    told = stored["weights_of"]
+    model, revision = (told.get(key) if isinstance(told, Mapping) else None for key in ("model", "revision"))
+    if not isinstance(model, str) or not is_hub_id(model):
+        raise UnsupportedModel(
+            f"The 'weights_of' of {str(where)!r} must hold the 'model' as 'owner/name' on the Hugging Face hub. "
+            f"Got {told!r}."
+        )
+    path = fetch_pipeline(model, revision=revision)
+    if path is None:
+        raise WeightsMissing(
+            f"The model in {str(directory)!r} takes its weights from {model!r}, which is no text-to-image model on the "
+            "Hugging Face hub, or cannot be reached. Check the connection, or download it first."
+        )
+    merged = _merged(stored.get("opened_with", {}), options, where)
+    denoiser: Any = _load_pipeline(model, path, device, dtype, classes, merged)
+    found = {**denoiser.metadata, **{key: stored[key] for key in ("name", *_KEPT) if key in stored}}
+    return replace(denoiser, metadata=found | {"weights_of": dict(told)})
+
+
+def _merged(stored: Mapping[str, Any], given: Mapping[str, Any], where: Path) -> dict[str, Any]:
+    """Return what a saved model was opened with, where nothing else is asked for."""
+    if unknown := stored.keys() - LOAD_OPTIONS.keys():
+        raise UnsupportedModel(f"The 'opened_with' of {str(where)!r} has {min(unknown)!r}, which is unknown.")
+    asked = {key: value for key, value in given.items() if value != LOAD_OPTIONS[key]}
+    return {**stored, **asked}
 
 
 def list_models() -> list[ModelCard]:

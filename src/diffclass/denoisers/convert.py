@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffclass.denoisers.card import front_matter
 from diffclass.denoisers.edm import read_edm
 from diffclass.denoisers.foreign import ForeignModel
 from diffclass.denoisers.guided import PUBLISHED, guided_flags, is_guided, read_guided
@@ -248,10 +249,7 @@ def _card(metadata: Mapping[str, Any], foreign: ForeignModel, out: Path) -> str:
     shown = ", ".join(metadata["classes"][:20]) + (", ..." if len(metadata["classes"]) > 20 else "")
     space, (low, high) = metadata["space"], metadata["sigma_range"]
     lines = [
-        "---",
-        "library_name: diffusers",
-        "tags: [diffclass, image-classification, diffusion]",
-        "---",
+        *front_matter(metadata),
         f"# {metadata['name']}",
         "",
         f"{foreign.description} Converted from {' and '.join(f'`{one}`' for one in metadata['converted_from'])}.",

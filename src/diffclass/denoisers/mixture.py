@@ -17,7 +17,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from diffclass.denoisers.analytic import ExactDenoiser
-from diffclass.denoisers.card import figures_table, read_json, read_metadata
+from diffclass.denoisers.card import figures_table, front_matter, read_json, read_metadata
 from diffclass.denoisers.protocol import Space
 from diffclass.denoisers.weights import read_weights
 from diffclass.errors import RangeError, ResultError, ShapeError, UnsupportedModel, WeightsMismatch, WeightsMissing
@@ -187,12 +187,19 @@ class MixtureDenoiser(ExactDenoiser):
         responsibilities = (part.log_density(z, squared, noise) + log_weights.to(dtype)).softmax(1)
         return part.posterior_mean(y, z, noise, responsibilities)
 
-    def save(self, directory: str | Path, *, metadata: Mapping[str, Any] | None = None) -> Path:
-        """Write a model directory that `load` reads: means and loadings in bfloat16, with a model card.
+    def save(
+        self,
+        directory: str | Path,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> Path:
+        """Write a model directory that `load` reads, with a model card.
 
         Args:
             directory: made where it is missing; a model that it holds is replaced.
             metadata: goes into diffclass.json: name, licence, data, figures, description, command.
+            dtype: of the saved means and loadings.
 
         Raises:
             ResultError: it cannot be written.
@@ -205,8 +212,8 @@ class MixtureDenoiser(ExactDenoiser):
         facts |= {"sigma_range": list(self.sigma_range)}
         config = {"_class_name": "MixtureDenoiser", "sizes": list(self.sizes), "rank": self.loadings.shape[1]}
         tensors = {
-            "means": self.means.to(torch.bfloat16),
-            "loadings": self.loadings.to(torch.bfloat16),
+            "means": self.means.to(dtype),
+            "loadings": self.loadings.to(dtype),
             "floors": self.floors.double(),
             "weights": self.weights.double(),
             "prior": self.prior.double(),
@@ -284,11 +291,7 @@ def mixture_card(metadata: Mapping[str, Any]) -> str:
     """Write the README.md of a mixture from its diffclass.json, for people and the Hugging Face hub."""
     space, fit = metadata["space"], metadata.get("fit", {})
     lines = [
-        "---",
-        "tags: [diffclass, image-classification, diffusion]",
-        "license: other",
-        f"license_name: {json.dumps(metadata.get('licence', 'unknown'))}",
-        "---",
+        *front_matter(metadata),
         f"# {metadata['name']}",
         "",
         metadata.get("description", "A mixture of probabilistic PCA for each class: an exact diffusion model."),
@@ -298,12 +301,14 @@ def mixture_card(metadata: Mapping[str, Any]) -> str:
         f"- **Data**: {metadata.get('data', 'unknown')}",
         f"- **Licence of the data**: {metadata.get('licence', 'unknown')}",
         *(f"- **{name.replace('_', ' ').capitalize()}**: {value}" for name, value in fit.items()),
-        *([f"- **Calibration**: {metadata['calibration']}"] if "calibration" in metadata else []),
+        *([f"- **Calibration**: {metadata['calibration']}"] if metadata.get("calibration") else []),
         "",
         "Class c is a mixture of Gaussians with covariance W W^T + floor^2 I. Its denoiser E[x | noisy, class] and its "
         "density, clean or under Gaussian noise, have closed forms: there is no network and no approximation but the "
-        "mixture itself. Means and loadings are stored in bfloat16; the density is that of the rounded numbers.",
+        "mixture itself. The density is that of the numbers as they are stored.",
     ]
+    use = f"classifier = diffclass.DiffusionClassifier.from_pretrained({metadata['name']!r})"
+    lines += ["", "## Use", "", "```python", "import diffclass", "", use, "```"]
     if metadata.get("figures"):
         lines += ["", "## Measured", "", *figures_table(metadata["figures"])]
         lines += [

@@ -231,6 +231,7 @@ def _load_ours(directory: Path, classes: Sequence[str] | None) -> PixelDenoiser:
         sigma_range=(low, high),
         classes=names,
         null_class=metadata.get("null_class"),
+        clip=bool(metadata.get("clip", False)),
         metadata=metadata,
         network=_build(directory, config),
     )

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from diffclass.denoisers.parametrisation import EDM, X0, Epsilon, Flow, Parametr
 from diffclass.denoisers.schedule import DiscreteSchedule
 from diffclass.errors import UnsupportedModel
 
-__all__ = ["parametrisation_of", "read_parametrisation"]
+__all__ = ["parametrisation_of", "parametrisation_settings", "read_parametrisation"]
 
 _PREDICTIONS = {"epsilon": Epsilon, "v_prediction": V, "sample": X0}
 _KINDS = {"edm": EDM, "flow": Flow, "epsilon": Epsilon, "v": V, "x0": X0}
@@ -77,7 +78,8 @@ def read_parametrisation(metadata: Mapping[str, Any]) -> Parametrisation:
     """Read the "parametrisation" of a diffclass.json.
 
     Kinds "edm" (sigma_data, time_scale) and "flow" (time_scale) hold their numbers; "epsilon", "v" and "x0" hold a
-    "schedule": the noise schedule in the words of diffusers' DDPMScheduler (num_train_timesteps, beta_start, ...).
+    "schedule": the noise schedule in the words of diffusers' DDPMScheduler (num_train_timesteps, beta_start, ...), or
+    the table itself ("sigmas").
 
     Raises:
         UnsupportedModel: the kind is unknown, or its numbers are.
@@ -88,8 +90,40 @@ def read_parametrisation(metadata: Mapping[str, Any]) -> Parametrisation:
         raise UnsupportedModel(f"The parametrisation must be one of {', '.join(_KINDS)}. Got {kind!r}.")
     check_keys(numbers, _KINDS[kind], f"The parametrisation {kind!r}")
     if "schedule" in numbers:
-        numbers["schedule"] = _schedule({"_class_name": "DDPMScheduler", **numbers["schedule"]})
+        told = numbers["schedule"]
+        numbers["schedule"] = (
+            _table(told["sigmas"]) if "sigmas" in told else _schedule({"_class_name": "DDPMScheduler", **told})
+        )
     return _KINDS[kind](**numbers)
+
+
+def parametrisation_settings(parametrisation: Parametrisation) -> dict[str, Any]:
+    """Return the "parametrisation" of a diffclass.json, which `read_parametrisation` turns into the very same value.
+
+    Raises:
+        UnsupportedModel: it is of a class of the caller's own.
+    """
+    kind = next((name for name, known in _KINDS.items() if type(parametrisation) is known), None)
+    if kind is None:
+        raise UnsupportedModel(
+            f"A model can be saved if its parametrisation is one of {', '.join(_KINDS)}. "
+            f"Got {type(parametrisation).__name__}."
+        )
+    values: Any = parametrisation
+    if isinstance(parametrisation, Epsilon | V | X0):
+        return {"kind": kind, "schedule": {"sigmas": parametrisation.schedule.sigmas.double().tolist()}}
+    return {"kind": kind, **asdict(values)}
+
+
+def _table(sigmas: Any) -> DiscreteSchedule:
+    """Read a schedule that is given as its noise levels."""
+    try:
+        table = torch.tensor([float(sigma) for sigma in sigmas], dtype=torch.float64)
+    except (TypeError, ValueError):
+        table = torch.empty(0)
+    if len(table) < 2 or not bool((table > 0).all() and (table.diff() > 0).all() and table.isfinite().all()):
+        raise UnsupportedModel("The 'sigmas' of a schedule must be two or more positive numbers, ascending.")
+    return DiscreteSchedule(table)
 
 
 def _flow(scheduler: Mapping[str, Any]) -> Found:

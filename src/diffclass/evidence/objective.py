@@ -321,8 +321,9 @@ class Objective:
         """Build an objective from the names that model directories and the command line use.
 
         Args:
-            settings: weight, weight_mean, weight_std, proposal, proposal_mean, proposal_std, sigma_range, distance,
-                antithetic; all optional. A weight or proposal is a name, or a table as `as_table` makes it.
+            settings: weight, weight_mean, weight_std, weight_sigma_data, proposal, proposal_mean, proposal_std,
+                sigma_range, distance, antithetic; all optional. A weight or proposal is a name, or a table as
+                `as_table` makes it.
             sigma_data: [model units] standard deviation of the data, for the EDM weight.
 
         Raises:
@@ -346,7 +347,7 @@ def as_table(part: TabulatedWeight | TabulatedProposal) -> dict[str, Any]:
 
 def _weight(settings: Mapping[str, Any], sigma_data: float) -> Weight:
     """Build a weight from its name or its table."""
-    chosen = settings.get("weight", "likelihood")
+    chosen, sigma_data = settings.get("weight", "likelihood"), settings.get("weight_sigma_data", sigma_data)
     if isinstance(chosen, Mapping):
         return TabulatedWeight(*_columns(chosen, "weight", "log_weight"))
     weights = {

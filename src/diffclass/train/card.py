@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffclass.denoisers.card import figures_table
+from diffclass.denoisers.card import figures_table, front_matter
 
 __all__ = ["supervised_card", "write_card"]
 
@@ -64,8 +64,6 @@ def write_card(metadata: Mapping[str, Any]) -> str:
     training, recipe = metadata["training"], metadata["training"]["recipe"]
     space, train = metadata["space"], recipe["train"]
     kind = "DiffusionClassifier" if metadata["classes"] else "ZeroShotClassifier"
-    front = ["---", "library_name: diffusers", "tags: [diffclass, image-classification, diffusion]",
-             f"license: {json.dumps('other')}", f"license_name: {json.dumps(metadata['licence'])}", "---"]  # fmt: skip
     body = [
         f"# {metadata['name']}",
         "",
@@ -103,7 +101,7 @@ def write_card(metadata: Mapping[str, Any]) -> str:
         "",
         _opening(recipe["network"]["kind"], recipe["noise"]["prediction"]),
     ]
-    return "\n".join([*front, *body, ""])
+    return "\n".join([*front_matter(metadata), *body, ""])
 
 
 def supervised_card(facts: Mapping[str, Any], classes: Sequence[str], shape: Sequence[int]) -> str:

@@ -13,18 +13,30 @@ from diffclass.denoisers.text_to_image.table import family_of
 from diffclass.denoisers.weights import fetch
 from diffclass.errors import InputError, MissingExtra, UnsupportedModel, WeightsMismatch, WeightsMissing
 
-__all__ = ["fetch_pipeline", "index_of", "open_file", "open_pipeline", "put_lora", "replace_vae", "require_peft"]
+__all__ = [
+    "DIFFCLASS_MARK",
+    "fetch_pipeline",
+    "index_of",
+    "open_file",
+    "open_pipeline",
+    "put_lora",
+    "replace_vae",
+    "require_peft",
+]
+
+DIFFCLASS_MARK = "_diffclass_format"  # in a model_index.json: a diffclass.json lies beside it
 
 _WHOLE = ("cond_stage_model.", "conditioner.", "first_stage_model.", "text_encoders.", "vae.")
 _UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 
 
-def fetch_pipeline(model_id: str, *, without: str | None = None) -> Path | None:
+def fetch_pipeline(model_id: str, *, without: str | None = None, revision: str | None = None) -> Path | None:
     """Download the parts that a pipeline on the hub is made of, or find them in the cache; None if it is no pipeline.
 
     Args:
         model_id: "owner/name".
         without: a part to leave out.
+        revision: a commit; the newest if None.
 
     Raises:
         WeightsMissing: the hub asks for an account that has accepted the model's licence.
@@ -32,8 +44,9 @@ def fetch_pipeline(model_id: str, *, without: str | None = None) -> Path | None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import GatedRepoError
 
+    at: dict[str, Any] = {} if revision is None else {"revision": revision}
     try:
-        index = read_json(Path(hf_hub_download(model_id, "model_index.json")))
+        index = read_json(Path(hf_hub_download(model_id, "model_index.json", **at)))
     except GatedRepoError as error:
         raise WeightsMissing(
             f"The model {model_id!r} is given to those who accepted its licence. Accept it on its page on the Hugging "
@@ -45,14 +58,17 @@ def fetch_pipeline(model_id: str, *, without: str | None = None) -> Path | None:
         return None
     from diffusers import DiffusionPipeline
 
-    left_out: dict[str, Any] = {} if without is None else {without: None}
+    left_out: dict[str, Any] = at if without is None else {without: None, **at}
     try:
-        return Path(str(DiffusionPipeline.download(model_id, use_safetensors=True, **left_out)))
+        path = Path(str(DiffusionPipeline.download(model_id, use_safetensors=True, **left_out)))
     except (OSError, ValueError) as error:
         raise WeightsMissing(
             f"The parts of {model_id!r} could not be downloaded: {_first_line(error)}. Check the connection, and that "
             "the model has safetensors."
         ) from error
+    if DIFFCLASS_MARK in index:
+        hf_hub_download(model_id, "diffclass.json", **at)  # into the same folder
+    return path
 
 
 def index_of(directory: Path) -> dict[str, Any]:

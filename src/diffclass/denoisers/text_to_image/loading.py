@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -23,6 +23,8 @@ from diffclass.denoisers.text_to_image.table import check_distillation, family_o
 from diffclass.errors import ConditionError, DiffclassWarning, InputError, RangeError, UnsupportedModel
 
 __all__ = ["PipelineOptions", "is_pipeline", "load_pipeline"]
+
+_OF_MACHINE = ("offload", "attention")
 
 
 @final
@@ -52,6 +54,12 @@ class PipelineOptions:
     force: bool = False
     offload: bool = False
     attention: str | None = None
+
+    def kept(self) -> dict[str, Any]:
+        """Return what a saved model must be opened with again, as plain values: what is not of the machine."""
+        usual = asdict(PipelineOptions())
+        changed = {key: value for key, value in asdict(self).items() if value != usual[key]}
+        return {key: str(v) if isinstance(v, Path) else v for key, v in changed.items() if key not in _OF_MACHINE}
 
 
 def is_pipeline(directory: Path) -> bool:
@@ -129,7 +137,7 @@ def _denoiser(pipe: Any, family: Family, name: str, device: torch.device, option
         sigma_range=sigma_range,
         device=device,
         classes=family.classes(pipe),
-        metadata={"name": name, "classifier": settings},
+        metadata={"name": name, "classifier": settings, "opened_with": options.kept()},
         note=family.note(pipe),
     )
 

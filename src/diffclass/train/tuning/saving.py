@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from diffclass.denoisers import PipelineDenoiser
+from diffclass.denoisers.saving import save_denoiser
 from diffclass.denoisers.text_to_image.pixels import TextParts, save_pixel_text
 from diffclass.denoisers.text_to_image.quiet import libraries_quiet
 from diffclass.denoisers.weights import write_directory
@@ -15,7 +16,6 @@ from diffclass.train.tuning.card import write_tuning_card
 
 __all__ = ["save_tuned"]
 
-_BESIDE = ("README.md", "diffclass.json")
 _LORA = "pytorch_lora_weights.safetensors"
 _KEPT = ("weight", "weight_mean", "weight_std", "proposal", "proposal_mean", "proposal_std", "sigma_range", "n_draws",
          "block")  # fmt: skip  # what a calibration learned is void
@@ -40,19 +40,17 @@ def save_tuned(directory: Path, denoiser: PipelineDenoiser, facts: Mapping[str, 
     if isinstance(denoiser.pipe, TextParts):
         kept = {key: value for key, value in denoiser.metadata["classifier"].items() if key in _KEPT}
         return save_pixel_text(directory, denoiser.pipe, {**denoiser.metadata, **facts, "classifier": kept}, card)
+    if not lora:
+        return save_denoiser(directory, denoiser, {"format": 1, **facts}, card)
     text = json.dumps({"format": 1, **facts}, indent=2, ensure_ascii=False, allow_nan=False)
-    parts = {name for name, value in denoiser.pipe.config.items() if isinstance(value, list | tuple)}
 
     def fill(part: Path) -> None:
         with libraries_quiet():
-            if lora:
-                _save_lora(part, denoiser)
-            else:
-                denoiser.pipe.save_pretrained(part, safe_serialization=True)
+            _save_lora(part, denoiser)
         (part / "diffclass.json").write_text(text + "\n", encoding="utf-8")
         (part / "README.md").write_text(card, encoding="utf-8")
 
-    return write_directory(directory, fill, own={*_BESIDE, *({_LORA} if lora else {"model_index.json", *parts})})
+    return write_directory(directory, fill, own={"README.md", "diffclass.json", _LORA})
 
 
 def _save_lora(directory: Path, denoiser: PipelineDenoiser) -> None:
