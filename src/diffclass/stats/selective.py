@@ -20,7 +20,9 @@ from diffclass.stats.metric import auc
 __all__ = [
     "RiskCoverage",
     "augrc",
+    "augrc_of",
     "aurc",
+    "aurc_of",
     "coverage_at_risk",
     "failure_auc",
     "filtering_curve",
@@ -82,12 +84,17 @@ def aurc(
     Source:
         Geifman, Uziel and El-Yaniv 2019, section 3 (arXiv:1805.08206).
     """
+    return _estimate(aurc_of, wrong, uncertainty, confidence, n_resamples, seed)
 
-    def area(wrong: ndarray, uncertainty: ndarray) -> float:
-        mistakes, _ = _mistakes(wrong, uncertainty)
-        return float((mistakes / np.arange(1, len(wrong) + 1)).mean())
 
-    return _estimate(area, wrong, uncertainty, confidence, n_resamples, seed)
+def aurc_of(wrong: Wrong, uncertainty: Uncertainty) -> float:
+    """Return the area that `aurc` estimates, of these images alone.
+
+    Source:
+        Geifman, Uziel and El-Yaniv 2019, section 3 (arXiv:1805.08206).
+    """
+    mistakes, _ = _mistakes(wrong, uncertainty)
+    return float((mistakes / np.arange(1, len(wrong) + 1)).mean())
 
 
 def augrc(
@@ -101,12 +108,17 @@ def augrc(
     Source:
         Traub et al. 2024, section 3 (arXiv:2407.01032).
     """
+    return _estimate(augrc_of, wrong, uncertainty, confidence, n_resamples, seed)
 
-    def area(wrong: ndarray, uncertainty: ndarray) -> float:
-        mistakes = np.concatenate([[0.0], _mistakes(wrong, uncertainty)[0]]) / len(wrong)
-        return float((mistakes[1:] + mistakes[:-1]).sum() / 2 / len(wrong))
 
-    return _estimate(area, wrong, uncertainty, confidence, n_resamples, seed)
+def augrc_of(wrong: Wrong, uncertainty: Uncertainty) -> float:
+    """Return the area that `augrc` estimates, of these images alone.
+
+    Source:
+        Traub et al. 2024, section 3 (arXiv:2407.01032).
+    """
+    mistakes = np.concatenate([[0.0], _mistakes(wrong, uncertainty)[0]]) / len(wrong)
+    return float((mistakes[1:] + mistakes[:-1]).sum() / 2 / len(wrong))
 
 
 def coverage_at_risk(
