@@ -169,6 +169,9 @@ def test_a_border_that_is_part_of_the_subject_is_not_accused() -> None:
         "X-ray; where the border is background, it points to one. Crop or mask it and measure again."
     )
     assert _shortcut_warnings(made[1:]) == []
+    sized = Shortcut(name="file size", kind="file", balanced_accuracy=estimate(0.8), auc=None, chance=0.5)
+    assert _shortcut_warnings([sized])[0].endswith("A file's size says how busy its picture is, too, which may be the "
+                                                   "subject.")  # fmt: skip
 
 
 def test_guessing_from_noise_is_chance_and_groups_stay_together() -> None:

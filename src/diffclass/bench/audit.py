@@ -225,10 +225,11 @@ def _shortcut_warnings(shortcuts: Sequence[Shortcut]) -> list[str]:
     texts = []
     told = sorted((s for s in shortcuts if s.excess > _TOLD), key=lambda s: -s.excess)
     for s in [s for s in told if s.kind == "file"][:3]:
+        size = " A file's size says how busy its picture is, too, which may be the subject." if "size" in s.name else ""
         texts.append(
             f"Possibly confounded: '{s.name}' alone, without a pixel, gives {_figure(s)}. If pictures show it, as a "
             "scanner or an archive may, a model can learn it in place of the subject; find out why it tells the class, "
-            "or measure on a set where it does not."
+            f"or measure on a set where it does not.{size}"
         )
     middles = [s for s in shortcuts if s.kind == "middle"]
     for s in (s for s in told if s.kind == "border"):
