@@ -198,8 +198,8 @@ for verdict in found.verdicts:
 #
 # - **Nothing about patients.** The pictures are the model's own. On the 624 real test images it is right on 90.4% (87.8
 #   to 92.5), and its 90% conformal sets held the right class in 85.0% (79.4 to 88.9) of 200, because test images differ
-#   from validation images ([Uncertainty](../../uncertainty/)). Nor about foreign pictures: run on 80 real validation and
-#   80 real test images, the score of this page has an AUROC of 0.79 (0.71 to 0.85) for the other machine.
+#   from validation images ([Uncertainty](../../uncertainty/)). Nor about foreign pictures: run on 80 real validation
+#   and 80 real test images, the score of this page has an AUROC of 0.79 (0.71 to 0.85) for the other machine.
 # - **Not that a sure answer is right.** Some of its mistakes are made with nearly all the votes; a calibrated
 #   probability is calibrated for pictures like those of the calibration.
 # - **Not that an evidence map shows pneumonia.** It shows what *this model* takes for evidence. If it learned the

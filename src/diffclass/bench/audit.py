@@ -9,7 +9,7 @@ from typing import Any, final
 import numpy as np
 from numpy import ndarray
 
-from diffclass.bench.shortcuts import Shortcut, border, column_features, file_facts, guess, middle
+from diffclass.bench.shortcuts import Kind, Shortcut, border, column_features, file_facts, guess, middle
 from diffclass.data.datasets import Dataset, Progress, dataset_splits, open_dataset
 from diffclass.data.duplicates import Seen, exact_pairs, look, near_pairs
 from diffclass.errors import DiffclassError, InputError
@@ -186,12 +186,12 @@ def _shortcuts(found: _Pictures, n_classes: int, limit: int, seed: int, notes: l
         wanted = {"all metadata": np.stack(list(told.values()), axis=1), **wanted}
     if not wanted:
         notes.append("no metadata differs between the pictures")
-    pixels = {"border of the picture": ("border", border), "middle of the picture, to compare": ("middle", middle)}
     groups = None if found.groups is None else [found.groups[i] for i in rows]
     made = []
-    every = [(name, "file", features) for name, features in wanted.items()]
-    for name, (kind, cut) in pixels.items():
-        every.append((name, kind, np.stack([cut(found.seen[i].thumbnail) for i in rows])))
+    seen = [found.seen[i].thumbnail for i in rows]
+    every: list[tuple[str, Kind, ndarray]] = [(name, "file", features) for name, features in wanted.items()]
+    every.append(("border of the picture", "border", np.stack([border(one) for one in seen])))
+    every.append(("middle of the picture, to compare", "middle", np.stack([middle(one) for one in seen])))
     for name, kind, features in every:
         try:
             made.append(guess(name, features, found.labels[rows], n_classes, kind=kind, groups=groups, seed=seed))

@@ -18,12 +18,13 @@ from diffclass.errors import InputError
 from diffclass.stats.interval import Estimate
 from diffclass.stats.metric import auc, balanced_accuracy
 
-__all__ = ["Shortcut", "border", "column_features", "file_facts", "guess", "middle"]
+__all__ = ["Kind", "Shortcut", "border", "column_features", "file_facts", "guess", "middle"]
 
 _FOLDS, _TREES = 5, 50
 _RING, _SIDE = 2, 16  # [pixels] width of the border, of a picture shrunk to this side
 _DISTINCT = 0.5  # texts of which more than this share differ are names, not kinds
 
+Kind = Literal["file", "border", "middle"]
 Features = Float[ndarray, "image _"]
 
 
@@ -44,7 +45,7 @@ class Shortcut:
     """
 
     name: str
-    kind: Literal["file", "border", "middle"]
+    kind: Kind
     balanced_accuracy: Estimate
     auc: Estimate | None
     chance: float
@@ -156,7 +157,7 @@ def guess(
     labels: Int64[ndarray, " image"],
     n_classes: int,
     *,
-    kind: Literal["file", "border", "middle"] = "file",
+    kind: Kind = "file",
     groups: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Shortcut:
