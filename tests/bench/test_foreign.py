@@ -165,6 +165,11 @@ def test_the_command_line(tiny: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert "FPR95" in shown
 
 
+def test_a_fit_on_training_pictures_is_spoken_of(tiny: Path) -> None:
+    options = ("digits", "--model", tiny, "--limit", 20, "--draws", 4, "--outside", "noise", "--fit-on", "digits:train")
+    assert call(*options).stderr.startswith("The score is fitted on a training split: if the model was trained on it")
+
+
 def test_a_figure_of_scores_below_zero(found: tuple[Foreign, Path], tmp_path: Path) -> None:
     made = replace(found[0], inside=found[0].inside - 3, sets={**found[0].sets, "none": None})
     assert draw_foreign(made, tmp_path / "made.png").stat().st_size > 10_000

@@ -83,6 +83,17 @@ def test_one_sentence(home: Path, name: str) -> None:
     assert result.stdout == ""
 
 
+def test_a_supervised_network_has_no_score(home: Path) -> None:
+    network = home / "network"
+    network.mkdir()
+    (network / "diffclass.json").write_text('{"kind": "supervised"}')
+    result = CliRunner().invoke(main, ["ood", "digits", "--model", str(network)])
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "Error: A supervised network has no errors to score pictures by. Give a diffusion model as --model.\n"
+    )
+
+
 def test_sets_without_an_outside_one_or_with_a_name_that_rows_use() -> None:
     fit, inside = open_pictures("digits", default="validation"), open_pictures("digits")
     for outside, got in (({}, "none"), ({"fit": inside}, "fit")):

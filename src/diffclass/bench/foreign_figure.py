@@ -7,6 +7,7 @@ import numpy as np
 from diffclass.bench.figure import check_figure_path
 from diffclass.bench.foreign import Foreign
 from diffclass.errors import ResultError
+from diffclass.stats.selective import threshold_at_tpr
 
 __all__ = ["draw_foreign"]
 
@@ -45,7 +46,7 @@ def draw_foreign(found: Foreign, path: Path, *, title: str = "") -> Path:
         axes.plot(scores, jitter, "o", markersize=2.6, color=colour, alpha=0.45, markeredgewidth=0)
         axes.plot(np.median(scores), place + 0.18, "|", markersize=13, markeredgewidth=2, color=_INK)
         axes.text(0.0, place - 0.2, text, fontsize=7.5, color=_MUTED, va="center", transform=axes.get_yaxis_transform())
-    threshold = np.sort(found.inside)[max(0, int(np.ceil(0.95 * len(found.inside) - 1e-9)) - 1)]
+    threshold = threshold_at_tpr(found.inside)
     axes.axvline(threshold, color=_INK, linewidth=0.9, linestyle=":")
     axes.text(
         threshold, len(rows) - 0.42, " 95% of those inside are left of this", fontsize=7.5, color=_INK, va="center"

@@ -69,7 +69,11 @@ def ood(
     from diffclass.bench.foreign_figure import draw_foreign
     from diffclass.cli.build import at_speed, build_classifier
     from diffclass.cli.render import fail_items, note, on_interrupt, show, stages, working
+    from diffclass.errors import InputError
+    from diffclass.robust.supervised import is_supervised
 
+    if is_supervised(settings["model"]):
+        raise InputError("A supervised network has no errors to score pictures by. Give a diffusion model as --model.")
     speed = {name: settings.pop(name) for name in ("batch_size", "compile")}
     with working(f"loading {settings['model']}"):
         classifier = build_classifier(**settings)
@@ -82,6 +86,9 @@ def ood(
     n_images = sum(map(len, (sets.fit, sets.inside, *sets.outside.values())))
     with working("preparing the network"):
         classifier = at_speed(classifier, n_images=n_images, out=out, **speed)
+    if sets.fit.split == "train":
+        note("The score is fitted on a training split: if the model was trained on it, its errors are too small, and "
+             "every other picture looks foreign. Try --fit-on with other pictures.")  # fmt: skip
     if out is not None:
         on_interrupt(f"Stopped. '{out}' keeps what is measured, and the same command goes on from there.")
     with stages() as update:

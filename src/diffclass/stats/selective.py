@@ -30,6 +30,7 @@ __all__ = [
     "ood_auc",
     "risk_at_coverage",
     "risk_coverage",
+    "threshold_at_tpr",
 ]
 
 Wrong = Bool[ndarray, " image"]
@@ -236,8 +237,17 @@ def fpr_at_tpr(inside: Uncertainty, outside: Uncertainty, *, tpr: float = 0.95, 
     """
     _check_share("tpr", "fpr_at_tpr", tpr)
     _check_scores(inside, outside)
-    threshold = np.sort(inside)[max(0, int(np.ceil(tpr * len(inside) - 1e-9)) - 1)]
+    threshold = threshold_at_tpr(inside, tpr=tpr)
     return wilson(int((outside <= threshold).sum()), len(outside), confidence=confidence)
+
+
+def threshold_at_tpr(inside: Uncertainty, *, tpr: float = 0.95) -> float:
+    """Return the smallest score that at least this share of the images inside do not exceed.
+
+    Source:
+        Liang, Li and Srikant 2018, section 4.3 (arXiv:1706.02690).
+    """
+    return float(np.sort(inside)[max(0, int(np.ceil(tpr * len(inside) - 1e-9)) - 1)])
 
 
 def filtering_curve(
