@@ -30,10 +30,14 @@ def line(name: str, estimate: dict[str, Any] | None) -> str:
 def tables(explained: Explained) -> str:
     """Write the measures as Markdown."""
     summary, lines = explained.summary(), []
-    sections = {**summary["edits"], **summary["maps"], "evidence against": summary["sanity"]}
+    paired = {f"{name} minus random": values for name, values in summary["against_random"].items()}
+    sections = {**summary["edits"], **summary["maps"], **paired, "evidence against": summary["sanity"]}
     for heading, values in sections.items():
         lines += ["", f"| {heading} | value | 95% interval | images |", "|---|--:|---|--:|"]
         lines += [line(name, values[name]) for name in values]
+    lines += ["", f"{summary['n_images']} images were explained, and {len(summary['failures'])} could not be opened."]
+    if any(edit["strength"] is None for edit in summary["config"]["plan"]["edits"].values()):
+        lines += ["The strength was chosen by the classifier's own answer: 'flipped' is what it was chosen for."]
     return "\n".join(lines)
 
 

@@ -64,5 +64,5 @@ for index in range(4):
     print(f"{test.classes[int(labels[index])]}: {c.reason:13} after {c.n:5} copies")
 
 # %% [markdown]
-# [What a certificate says, and what it does not](../certificates.md) has every assumption. The command line is
+# [What a certificate says, and what it does not](../../certificates/) has every assumption. The command line is
 # `diffclass certify DATASET --model M --sigma 0.25`.

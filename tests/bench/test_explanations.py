@@ -68,6 +68,14 @@ def test_the_command(home: Path, tmp_path: Path) -> None:
     for values in summary["maps"].values():
         assert set(values) == {"deletion (own)", "insertion (own)", "deletion (judge)", "insertion (judge)"}
         assert all(0 <= one["value"] <= 1 for one in values.values())
+    gains = summary["against_random"]
+    assert set(gains) == set(summary["maps"]) - {"random"}
+    apart = [row["maps"]["evidence"]["deletion (own)"] - row["maps"]["random"]["deletion (own)"] for row in rows]
+    assert gains["evidence"]["deletion (own)"]["value"] == pytest.approx(sum(apart) / 2)
+    assert gains["evidence"]["deletion (own)"]["n"] == 2
+    assert "| evidence minus random | value | 95% interval | images |" in one.stdout
+    assert "2 images were explained, and 0 could not be opened." in one.stdout
+    assert "'flipped' is what it was chosen for" not in one.stdout  # the strength was given
     assert "| inversion | value | 95% interval | images |" in one.stdout
     assert "| other noise |" in one.stdout
 

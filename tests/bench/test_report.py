@@ -16,6 +16,7 @@ from diffclass.bench.run import Run
 from diffclass.cli import main
 from diffclass.data import open_dataset
 from diffclass.decide import DiffusionClassifier, Exhaustive
+from diffclass.stats import wilson
 from tiny_mixture import digits, save_mixture
 
 N = 80
@@ -74,6 +75,12 @@ def test_the_page_is_whole_and_refers_to_nothing_outside(report: Report) -> None
     pictures = [tag for tag, _ in reader.tags if tag == "img"]
     assert len(figures) == 4
     assert len(pictures) == len(report.examples) >= 9
+    wrong = int(report.wrong.sum())
+    assert f"{N} images, and {wrong} answers that are not right, on which every figure here rests" in page
+    assert page.count(f"{N} images") >= 4  # the lead and the captions of figures
+    assert page.count("AURC 0.") == sum("AURC 0." in line and " to 0." in line for line in page.splitlines()) > 0
+    recall = wilson(int(report.confusion[0, 0]), int(report.confusion[0].sum()))
+    assert f"{recall.value:.1%} <span class='muted'>({recall.low:.1%} to {recall.high:.1%})</span>" in page
     assert "prefers-color-scheme: dark" in page
     assert "@media print" in page
     assert not re.search(r"#101112|#d0d1d2", page)  # colours of figures come from the page
@@ -111,7 +118,9 @@ def test_validation_calibrates_and_its_sets_hold_the_label(runs: Path) -> None:
     assert found.set_size is not None
     assert 0.5 < found.set_size.value < 5
     page, _ = render_page(report)
-    assert "Conformal sets at 80%" in page
+    assert "Conformal sets that promise to hold the right class of 80% of images" in page
+    assert f"of {N} sets do. A set has" in page
+    assert f"Fitted on 200 validation images, measured on {N} others" in page
     assert "isotonic" in page
     read(page)
 

@@ -5,11 +5,13 @@ from pathlib import Path
 from shutil import copytree
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from diffclass.cli import main, render
 from diffclass.data.results import read_results
+from diffclass.stats import augrc, aurc
 from tiny_mixture import save_mixture
 
 TRAIN = ("--steps", 40, "--batch-size", 64, "--widths", "8,16", "--learning-rate", 5e-3, "--threads", 1)
@@ -77,6 +79,16 @@ def test_two_runs_are_compared(home: Path) -> None:
         assert difference["second"] == pytest.approx(metrics[1][name]["value"])
         assert difference["low"] <= difference["value"] <= difference["high"]
         assert 0 < difference["p_value"] <= 1
+    for name, area in (("aurc", aurc), ("augrc", augrc)):
+        difference = found["differences"][name]
+        for run, key in (("by-mixture", "first"), ("by-net", "second")):
+            rows = read_results(home / run / "results.jsonl")[1]
+            wrong = np.array([row["label"] != row["truth"] for row in rows])
+            doubt = -np.array([row["log_odds"] for row in rows])
+            assert difference[key] == pytest.approx(area(wrong, doubt, n_resamples=2).value, abs=1e-6)
+        assert difference["low"] <= difference["value"] <= difference["high"]
+        assert (difference["n"], 0 < difference["p_value"] <= 1) == (60, True)
+        assert found["notes"][name] == "answers ranked by log-odds over the best other class; lower is better"
     back = compared(home / "by-net", home / "by-mixture")["differences"]["auc"]
     assert back["value"] == pytest.approx(-found["differences"]["auc"]["value"])
 
@@ -104,3 +116,6 @@ def test_what_people_see(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "A: tiny, B: resnet-sigma-0, 60 images" in shown
     assert "balanced accuracy" in shown
     assert "AUC" in shown
+    assert "AURC, AUGRC: answers ranked by log-odds over the best other class; lower is better" in " ".join(
+        shown.split()
+    )

@@ -68,6 +68,8 @@ def test_bad_input_is_refused() -> None:
          "The 'alpha' parameter of conformal_sets must be a float in (0, 1). Got 1.0."),
         (lambda: conformal_sets(p, labels, p, score="best"), InputError,
          "The 'score' parameter of conformal_sets must be one of ('lac', 'aps', 'raps'). Got 'best'."),
+        (lambda: conformal_sets(p[:, :2], none, p[:, :2], score="aps"), InputError,
+         "The score 'aps' needs three classes or more. Use 'lac' for two."),
         (lambda: conformal_sets(p, labels + 1, p), InputError, "Labels must be indices of the 3 classes. Got 1 to 3."),
         (lambda: fit_isotonic(p, none), InputError,
          "Isotonic calibration needs validation images of every class. Got none of class 2. Add some, or use a "

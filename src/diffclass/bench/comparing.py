@@ -14,10 +14,13 @@ from diffclass.decide.calibration import against_rest, best_temperature, probabi
 from diffclass.errors import InputError
 from diffclass.stats.metric import binned_error, calibration_gaps
 from diffclass.stats.paired import Difference, delong, mcnemar, paired_bootstrap
+from diffclass.stats.selective import augrc_of, aurc_of
 
 __all__ = ["Comparison", "compare"]
 
 Rows = dict[str, dict[str, Any]]
+
+_RANKED = "answers ranked by log-odds over the best other class; lower is better"
 
 
 @final
@@ -59,7 +62,8 @@ def compare(
     """Compare the answers that two runs of `evaluate` left in their folders.
 
     NLL and ECE are of calibrated probabilities. Where either model has no temperature of its own, one is fitted to it
-    on a random half of the images, and both models are measured on the other half.
+    on a random half of the images, and both models are measured on the other half. AURC and AUGRC rank the answers of
+    each model by the log-odds of its answer over the best other class, which needs no temperature.
 
     Args:
         first: folder of one run.
@@ -158,6 +162,10 @@ class _Pair:
         measure("balanced_accuracy", lambda: self._boot(_mean_recall, labels, *recall, stratify=labels))
         odds = [against_rest(one.log_odds.astype(np.float64)) for one in (a, b)]
         measure("auc", lambda: delong(labels, *odds, confidence=confidence))
+        doubts = [np.stack([~good, _doubt(one)], axis=1) for good, one in zip(right, (a, b), strict=True)]
+        measure("aurc", lambda: self._boot(_aurc, labels, *doubts))
+        measure("augrc", lambda: self._boot(_augrc, labels, *doubts))
+        notes |= {name: _RANKED for name in ("aurc", "augrc") if found[name] is not None}
         try:
             chosen, (p, q), on = self._calibrated(labels)
         except InputError as error:
@@ -186,6 +194,23 @@ class _Pair:
                 temperature = best_temperature(one[fit], labels[fit])
             answers.append(probabilities(one[chosen], temperature))
         return chosen, answers, on
+
+
+def _doubt(scores: Scores) -> ndarray:
+    """Return minus the log-odds of the answer over the best other class; infinite for an abstention."""
+    odds = np.where(np.isnan(scores.log_odds), -np.inf, scores.log_odds.astype(np.float64))
+    image, named = np.arange(len(odds)), np.maximum(scores.predictions, 0)
+    others = odds.copy()
+    others[image, named] = -np.inf
+    return np.where(scores.predictions < 0, np.inf, others.max(axis=1) - odds[image, named])
+
+
+def _aurc(_: ndarray, doubts: ndarray) -> float:
+    return aurc_of(doubts[:, 0] > 0, doubts[:, 1])
+
+
+def _augrc(_: ndarray, doubts: ndarray) -> float:
+    return augrc_of(doubts[:, 0] > 0, doubts[:, 1])
 
 
 def _mean_recall(labels: ndarray, right: ndarray) -> float:

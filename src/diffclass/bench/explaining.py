@@ -66,6 +66,7 @@ class Explained:
     Args:
         edits: by the edit and the measure, each with its interval; None where it could not be measured.
         maps: by the map, the judge and the curve.
+        against_random: the same minus that of random ranks, image by image.
         sanity: rank correlation of an evidence map with that of other noise, and with that of shuffled weights.
         n_images: that were explained.
         failures: id and reason of pictures that could not be explained.
@@ -74,6 +75,7 @@ class Explained:
 
     edits: Mapping[str, Mapping[str, Estimate | None]]
     maps: Mapping[str, Mapping[str, Estimate | None]]
+    against_random: Mapping[str, Mapping[str, Estimate | None]]
     sanity: Mapping[str, Estimate | None]
     n_images: int
     failures: tuple[tuple[str, str], ...]
@@ -86,6 +88,7 @@ class Explained:
         return cls(
             edits=_nested([row["edits"] for row in good]),
             maps=_nested([row["maps"] for row in good]),
+            against_random=_nested([_against(row["maps"], "random") for row in good]),
             sanity=_nested([{"sanity": row["sanity"]} for row in good]).get("sanity", {}),
             n_images=len(good),
             failures=tuple((row["id"], row["error"]) for row in rows if "error" in row),
@@ -103,6 +106,7 @@ class Explained:
             "failures": [{"id": name, "error": error} for name, error in self.failures],
             "edits": {name: plain(values) for name, values in self.edits.items()},
             "maps": {name: plain(values) for name, values in self.maps.items()},
+            "against_random": {name: plain(values) for name, values in self.against_random.items()},
             "sanity": plain(self.sanity),
             "config": dict(self.config),
         }
@@ -250,6 +254,15 @@ def _sanity(
         value = agreement(found.values, again.values)
         values[name] = value if np.isfinite(value) else None
     return values
+
+
+def _against(maps: Mapping[str, Mapping[str, float]], other: str) -> dict[str, dict[str, float]]:
+    """Return the areas of one image minus those of another map of it."""
+    return {
+        name: {key: area - maps[other][key] for key, area in areas.items()}
+        for name, areas in maps.items()
+        if name != other and other in maps
+    }
 
 
 def _nested(rows: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Estimate | None]]:

@@ -19,7 +19,7 @@ from diffclass.data.images import prepare_image
 from diffclass.data.results import write_text_atomic
 from diffclass.decide.uncertainty import MEASURES
 from diffclass.errors import DiffclassError, InputError
-from diffclass.stats.interval import Estimate
+from diffclass.stats.interval import Estimate, wilson
 
 __all__ = ["MEASURE_NAMES", "render_page", "write_page"]
 
@@ -49,10 +49,12 @@ _CAVEAT = (
     "or patient group is another population. Run the audit of the data set before reading anything into them."
 )
 _CAPTIONS = {
-    "risk_coverage": "Error among the surest images, for every share that is kept. Lower is better; AURC is the area.",
-    "filtering": "Accuracy of what is left after the most uncertain images went to a person.",
-    "reliability": "How often the likeliest class is right, by the probability given to it.",
-    "evaluations": "What an image costs: the race stops early where the draws agree.",
+    "risk_coverage": "Error among the surest images, for every share that is kept; $all. Lower is better; AURC is the "
+    "area, with its 95% interval.",
+    "filtering": "Accuracy of what is left after the most uncertain images went to a person; $all, ever fewer to the "
+    "right. The band is the 95% interval of the thick line; the others have one too, not drawn.",
+    "reliability": "How often the likeliest class is right, by the probability given to it; $judged.",
+    "evaluations": "What an image costs: the race stops early where the draws agree; $all.",
 }
 _LARGEST = 256  # [pixels] of a side of a picture in the page
 
@@ -84,7 +86,7 @@ def render_page(report: Report) -> tuple[str, list[str]]:
         metrics=_metrics(report),
         confusion=_confusion(report),
         certainty=_certainty(report),
-        figures="".join(_figure(name, svg) for name, svg in figures.items()),
+        figures="".join(_figure(name, svg, report) for name, svg in figures.items()),
         selective=_selective(report),
         validation=_validation(report),
         examples=_examples(report, data, missing),
@@ -115,8 +117,9 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str = ""
     return f"<div class='scroll'><table class='{kind}'>{inside}</table></div>"
 
 
-def _figure(name: str, svg: str) -> str:
-    return f"<figure>{svg}<figcaption>{_CAPTIONS[name]}</figcaption></figure>"
+def _figure(name: str, svg: str, report: Report) -> str:
+    counts = {"all": f"{len(report.wrong):,} images", "judged": f"{len(report.measured_on):,} images"}
+    return f"<figure>{svg}<figcaption>{Template(_CAPTIONS[name]).substitute(counts)}</figcaption></figure>"
 
 
 def _lead(report: Report) -> str:
@@ -144,15 +147,21 @@ def _confusion(report: Report) -> str:
     columns = [*names, "no answer"] if counts[:, -1].any() else list(names)
     rows = []
     for name, row in zip(names, counts.tolist(), strict=True):
-        total = max(1, sum(row))
+        total, found = max(1, sum(row)), row[names.index(name)]
+        share = _interval("accuracy", wilson(found, total)) if sum(row) else "—"
         cells = [
             f"<span style='background: rgba(var(--shade), {0.45 * count / total:.2f}); "
             f"padding: .1rem .5rem; display: block'>{count}</span>"
             for count in row[: len(columns)]
         ]
-        rows.append([f"<b>{escape(name)}</b>", *cells, f"{row[names.index(name)] / total:.0%}" if sum(row) else "—"])
+        rows.append([f"<b>{escape(name)}</b>", *cells, share])
     head = ["it is ↓ &nbsp; answered →", *(escape(c) for c in columns), "found"]
-    return _table(head, rows, "Rows are what the images show; “found” is how many of them were answered so.", "matrix")
+    return _table(
+        head,
+        rows,
+        "Rows are what the images show; “found” is the share of them that was answered so, with its 95% interval.",
+        "matrix",
+    )
 
 
 def _certainty(report: Report) -> str:
@@ -175,8 +184,10 @@ def _selective(report: Report) -> str:
         for name, found in report.selective.items()
     ]
     caption = (
-        "AURC and AUGRC: lower is better. Failure AUC: how often a wrong answer is less sure than a right one; half "
-        "is chance. What is kept at 5% error is chosen on these images, so that it flatters where they are few."
+        f"{len(report.wrong):,} images, and {report.wrong.sum():,} answers that are not right, on which every figure "
+        "here rests; where intervals overlap, they choose no measure. AURC and AUGRC: lower is better. Failure AUC: "
+        "how often a wrong answer is less sure than a right one; half is chance. What is kept at 5% error is chosen "
+        "on these images, so that it flatters where they are few."
     )
     return _table(["uncertainty", *(MEASURE_NAMES[key] for key in keys)], rows, caption)
 
@@ -191,14 +202,14 @@ def _validation(report: Report) -> str:
         for name, found in v.calibration.items()
         if found is not None
     ]
-    text = f"<p>Fitted on {v.n:,} validation images"
+    text = f"<p>Fitted on {v.n:,} validation images, measured on {len(report.wrong):,} others"
     text += "." if v.temperature is None else f"; the temperature is {v.temperature:.4g}."
     text += "</p>" + _table(["calibration", *(MEASURE_NAMES[k] for k in ("nll", "ece", "brier"))], rows)
     if v.coverage is not None and v.set_size is not None and v.singletons is not None:
         text += (
-            f"<p>Conformal sets at {1 - (v.alpha or 0):.0%}: the right class is in "
-            f"{_interval('coverage', v.coverage)} of the sets; a set has {_interval('set_size', v.set_size)} classes, "
-            f"and {_interval('singletons', v.singletons)} have just one.</p>"
+            f"<p>Conformal sets that promise to hold the right class of {1 - (v.alpha or 0):.0%} of images like those "
+            f"of the validation run: {_interval('coverage', v.coverage)} of {v.coverage.n:,} sets do. A set has "
+            f"{_interval('set_size', v.set_size)} classes; {_interval('singletons', v.singletons)} have just one.</p>"
         )
     text += "".join(f"<p class='muted'>{escape(note)}</p>" for note in v.notes)
     return f"<section><h2>Calibrated on validation images</h2>{text}</section>"

@@ -90,17 +90,18 @@ def _measures(report: Report) -> list[str]:
 def _risk_coverage(axes: "Axes", report: Report) -> None:
     for name, colour in zip(_measures(report), _LINES, strict=False):
         curve = risk_coverage(report.wrong, report.uncertainties[name])
-        area = curve.risk.mean()
+        area = report.selective[name]["aurc"]
+        told = "" if area is None else f", AURC {area.value:.3f} ({area.low:.3f} to {area.high:.3f})"
         width = 2.0 if name == report.primary else 1.0
         axes.plot(100 * curve.coverage, 100 * curve.risk, color=colour, linewidth=width,
-                  label=f"{MEASURES[name]}, AURC {area:.4f}")  # fmt: skip
+                  label=MEASURES[name] + told)  # fmt: skip
     kept = np.arange(1, len(report.wrong) + 1)
     best = np.maximum(0, kept - (~report.wrong).sum())
     axes.plot(100 * kept / len(kept), 100 * best / kept, color=_INK, linewidth=0.8,
               linestyle=":", label="all mistakes last")  # fmt: skip
     axes.set(xlabel="images kept, the surest first [%]", ylabel="wrong among them [%]", xlim=(0, 100))
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=7.5)
+    axes.legend(fontsize=7.5, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)  # above: curves go anywhere
 
 
 def _filtering(axes: "Axes", report: Report) -> None:

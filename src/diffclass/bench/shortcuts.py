@@ -1,4 +1,4 @@
-"""How well the class can be guessed without the picture's subject: from its file, its other columns, or its border."""
+"""How well the class can be guessed without the whole picture: from its file, its other columns, or its border."""
 
 import os
 import re
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -18,28 +18,34 @@ from diffclass.errors import InputError
 from diffclass.stats.interval import Estimate
 from diffclass.stats.metric import auc, balanced_accuracy
 
-__all__ = ["Shortcut", "border", "column_features", "file_facts", "guess"]
+__all__ = ["Kind", "Shortcut", "border", "column_features", "file_facts", "guess", "middle"]
 
 _FOLDS, _TREES = 5, 50
 _RING, _SIDE = 2, 16  # [pixels] width of the border, of a picture shrunk to this side
 _DISTINCT = 0.5  # texts of which more than this share differ are names, not kinds
 
+Kind = Literal["file", "border", "middle"]
 Features = Float[ndarray, "image _"]
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shortcut:
-    """How well a small classifier does on something that is not the subject of the picture, cross-validated.
+    """How well a small classifier does on something else than the whole picture, cross-validated.
+
+    What a file or a column says is not the subject of the picture. Its border may be: a subject that fills the frame
+    reaches into it. The middle is there to compare the border with.
 
     Args:
         name: of what it saw.
+        kind: "file" is what is known without a pixel, columns included; "border" and "middle" are as many pixels each.
         balanced_accuracy: of it.
         auc: of it; None where it could not be measured.
-        chance: balanced accuracy of guessing.
+        chance: balanced accuracy of guessing, and of always naming the commonest class.
     """
 
     name: str
+    kind: Kind
     balanced_accuracy: Estimate
     auc: Estimate | None
     chance: float
@@ -52,7 +58,7 @@ class Shortcut:
     def row(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         return {
-            "name": self.name, "balanced_accuracy": asdict(self.balanced_accuracy),
+            "name": self.name, "kind": self.kind, "balanced_accuracy": asdict(self.balanced_accuracy),
             "auc": None if self.auc is None else asdict(self.auc), "chance": self.chance, "excess": self.excess,
         }  # fmt: skip
 
@@ -122,11 +128,27 @@ def border(thumbnail: ndarray) -> ndarray:
     Args:
         thumbnail: [channel, height, width] in [0, 1], sides of 32 pixels.
     """
-    channels, height, width = thumbnail.shape
-    small = thumbnail.reshape(channels, _SIDE, height // _SIDE, _SIDE, width // _SIDE).mean(axis=(2, 4))
     ring = np.ones((_SIDE, _SIDE), dtype=bool)
     ring[_RING:-_RING, _RING:-_RING] = False
-    return small[:, ring].reshape(-1)
+    return _shrunk(thumbnail)[:, ring].reshape(-1)
+
+
+def middle(thumbnail: ndarray) -> ndarray:
+    """Return as many pixels as `border`, those nearest to the centre of a thumbnail shrunk to 16 x 16.
+
+    Args:
+        thumbnail: [channel, height, width] in [0, 1], sides of 32 pixels.
+    """
+    place = np.arange(_SIDE) - (_SIDE - 1) / 2
+    far = (place[:, None] ** 2 + place[None] ** 2).reshape(-1)
+    nearest = np.argsort(far, kind="stable")[: _SIDE**2 - (_SIDE - 2 * _RING) ** 2]
+    small = _shrunk(thumbnail)
+    return small.reshape(len(small), -1)[:, nearest].reshape(-1)
+
+
+def _shrunk(thumbnail: ndarray) -> ndarray:
+    channels, height, width = thumbnail.shape
+    return thumbnail.reshape(channels, _SIDE, height // _SIDE, _SIDE, width // _SIDE).mean(axis=(2, 4))
 
 
 def guess(
@@ -135,6 +157,7 @@ def guess(
     labels: Int64[ndarray, " image"],
     n_classes: int,
     *,
+    kind: Kind = "file",
     groups: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Shortcut:
@@ -145,6 +168,7 @@ def guess(
         features: NaN where one is missing.
         labels: the right class of each image.
         n_classes: that there are.
+        kind: of the features, as `Shortcut` has it.
         groups: of each image.
         seed: of forest, folds and intervals.
 
@@ -162,8 +186,8 @@ def guess(
     if folds < 2 or len(present) < 2:
         rare = f"{counts.min()} of class {present[counts.argmin()]}"
         raise InputError(f"Guessing needs two classes and two images of each. Got {rare}.")
-    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    split = kind(folds, shuffle=True, random_state=seed).split(features, labels, groups)
+    folding = StratifiedKFold if groups is None else StratifiedGroupKFold
+    split = folding(folds, shuffle=True, random_state=seed).split(features, labels, groups)
     chances = np.zeros((len(labels), n_classes))
     for fit, rest in split:
         forest = RandomForestClassifier(
@@ -176,4 +200,4 @@ def guess(
         area = auc(labels, chances)
     except InputError:
         area = None
-    return Shortcut(name=name, balanced_accuracy=accuracy, auc=area, chance=1 / len(present))
+    return Shortcut(name=name, kind=kind, balanced_accuracy=accuracy, auc=area, chance=1 / len(present))

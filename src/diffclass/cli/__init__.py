@@ -31,6 +31,7 @@ _VERBS = {
     "evaluate": "Measure accuracy, calibration and cost on a data set.",
     "report": "Make one page of a run: figures, mistakes, calibration, uncertainty, examples.",
     "audit": "Look for what would let a model cheat on a data set: confounds, duplicates, leaks.",
+    "ood": "Measure how well a model tells out-of-distribution pictures from its own.",
     "compare": "Compare two models image by image, from what evaluate kept.",
     "certify": "Prove within which radius no change of a picture alters its label.",
     "reproduce": "Run a published experiment again, and put its figures beside yours.",

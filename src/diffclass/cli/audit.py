@@ -37,8 +37,9 @@ def audit(
 ) -> None:
     """Look for what would let a model cheat on a data set: confounds, duplicates, imbalance, leaks.
 
-    Small classifiers are shown everything but the subject: file sizes and numbers, other columns, the border of the
-    picture. What they can tell of the class, a model may have learned too.
+    Small classifiers are shown what is known without a pixel (file sizes and numbers, other columns), and the border of
+    the picture, beside as many pixels of the middle. What they can tell of the class, a model may have learned too; a
+    border tells something in vain where the subject reaches into it.
     """
     from diffclass.bench.audit import audit as look_for
     from diffclass.cli.render import note, progress, show
@@ -63,7 +64,12 @@ def _tables(found: "Audit") -> list["Table"]:
         b, a = s.balanced_accuracy, s.auc
         area = "—" if a is None else f"{a.value:.3f} ({a.low:.3f} – {a.high:.3f})"
         told.add_row(escape(s.name), f"[bold]{b.value:.1%}[/] ({b.low:.1%} – {b.high:.1%})", area, f"{s.chance:.1%}")
-    told.caption, told.caption_justify = escape("\n".join(found.notes)), "left"
+    lines = [
+        "Intervals are 95%, over images. Chance is the balanced accuracy of guessing, and of always naming the "
+        "commonest class.",
+        *found.notes,
+    ]
+    told.caption, told.caption_justify = escape("\n".join(lines)), "left"
     splits = list(found.counts)
     counted = table("class", *(f">{split or 'images'}" for split in splits), title="images")
     for name in found.counts[splits[0]]:

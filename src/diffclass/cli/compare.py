@@ -33,7 +33,8 @@ def compare(run_a: Path, run_b: Path, resamples: int, seed: int, as_json: bool, 
     """Compare two models image by image, from the folders RUN_A and RUN_B of `diffclass evaluate --out`.
 
     Both must be of the same images. Differences are A minus B, with 95% intervals and p-values: McNemar's exact test of
-    accuracies, DeLong's of areas under the ROC curve, and a paired bootstrap with random exchanges of the rest.
+    accuracies, DeLong's of areas under the ROC curve, and a paired bootstrap with random exchanges of the rest. AURC
+    and AUGRC say what is left of the mistakes when the least sure answers are sent to a person; lower is better.
     """
     from diffclass.bench.comparing import compare as measure
     from diffclass.cli.render import show
@@ -51,16 +52,22 @@ def _table(comparison: "Comparison") -> "Table":
     (a, b), n = comparison.names, comparison.n_images
     made = table("measure", ">A", ">B", ">A - B", ">95% interval", ">p", title=escape(f"A: {a}, B: {b}, {n} images"))
     for name, found in comparison.differences.items():
-        label = name.replace("_", " ") if "_" in name or name == "accuracy" else name.upper()
         if found is None:
-            made.add_row(label, "—", "—", "—", "", "")
+            made.add_row(_name(name), "—", "—", "—", "", "")
             continue
         numbers = (found.first, found.second, found.value, found.low, found.high)
         first, second, value, low, high = (f"{number:.4f}" for number in numbers)
         p = "< 0.001" if found.p_value < 0.001 else f"{found.p_value:.3f}"
-        made.add_row(label, first, second, f"[bold]{value}[/]", f"{low} – {high}", p)
-    lines = [f"{name}: {text}" for name, text in comparison.notes.items()]
+        made.add_row(_name(name), first, second, f"[bold]{value}[/]", f"{low} – {high}", p)
+    lines = []
+    for text in dict.fromkeys(comparison.notes.values()):
+        about = [_name(key) for key, other in comparison.notes.items() if other == text]
+        lines.append(f"{', '.join(about)}: {text}")
     if comparison.n_left_out:
         lines.append(f"{comparison.n_left_out} pictures without a class or that could not be opened are left out")
     made.caption, made.caption_justify = escape("\n".join(lines)), "left"
     return made
+
+
+def _name(key: str) -> str:
+    return key.replace("_", " ") if "_" in key or key == "accuracy" else key.upper()

@@ -91,7 +91,8 @@ def conformal_sets(
         labels: the right class of each.
         probabilities: of the new images.
         alpha: share of the sets that may miss.
-        score: "lac" (1 - p of the label: smallest sets), "aps" or "raps" (cumulated: sizes follow difficulty).
+        score: "lac" (1 - p of the label: smallest sets); of three classes or more "aps" or "raps" (cumulated: sizes
+            follow difficulty).
         seed: of what "aps" randomises.
 
     Raises:
@@ -106,6 +107,8 @@ def conformal_sets(
     n = _check(validation, labels, "conformal_sets")
     if score not in SCORES:
         raise InputError(f"The 'score' parameter of conformal_sets must be one of {SCORES}. Got {score!r}.")
+    if score != "lac" and validation.shape[1] == 2:
+        raise InputError(f"The score {score!r} needs three classes or more. Use 'lac' for two.")
     if not 0 < alpha < 1:
         raise RangeError(f"The 'alpha' parameter of conformal_sets must be a float in (0, 1). Got {alpha}.")
     if ceil((n + 1) * (1 - alpha)) > n:

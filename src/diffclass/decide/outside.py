@@ -47,7 +47,18 @@ class OutsideScore:
         Raises:
             InputError: an image has no draw in some noise bin.
         """
-        z = (_binned(matrices.errors, matrices.sigmas, self.edges) - self.mean) / self.sd
+        return self.averaged(self.levels(matrices))
+
+    def levels(self, matrices: ErrorMatrices) -> Float64[ndarray, "image _"]:
+        """Return how many standard deviations the error of each image is above the mean, at each noise level.
+
+        Raises:
+            InputError: an image has no draw in some noise bin.
+        """
+        return (_binned(matrices.errors, matrices.sigmas, self.edges) - self.mean) / self.sd
+
+    def averaged(self, z: Float64[ndarray, "image _"]) -> Float64[ndarray, " image"]:
+        """Return the score of what `levels` returned."""
         return (np.abs(z) if self.both_sides else z).mean(axis=1)
 
 

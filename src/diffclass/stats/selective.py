@@ -20,7 +20,9 @@ from diffclass.stats.metric import auc
 __all__ = [
     "RiskCoverage",
     "augrc",
+    "augrc_of",
     "aurc",
+    "aurc_of",
     "coverage_at_risk",
     "failure_auc",
     "filtering_curve",
@@ -28,6 +30,7 @@ __all__ = [
     "ood_auc",
     "risk_at_coverage",
     "risk_coverage",
+    "threshold_at_tpr",
 ]
 
 Wrong = Bool[ndarray, " image"]
@@ -82,12 +85,17 @@ def aurc(
     Source:
         Geifman, Uziel and El-Yaniv 2019, section 3 (arXiv:1805.08206).
     """
+    return _estimate(aurc_of, wrong, uncertainty, confidence, n_resamples, seed)
 
-    def area(wrong: ndarray, uncertainty: ndarray) -> float:
-        mistakes, _ = _mistakes(wrong, uncertainty)
-        return float((mistakes / np.arange(1, len(wrong) + 1)).mean())
 
-    return _estimate(area, wrong, uncertainty, confidence, n_resamples, seed)
+def aurc_of(wrong: Wrong, uncertainty: Uncertainty) -> float:
+    """Return the area that `aurc` estimates, of these images alone.
+
+    Source:
+        Geifman, Uziel and El-Yaniv 2019, section 3 (arXiv:1805.08206).
+    """
+    mistakes, _ = _mistakes(wrong, uncertainty)
+    return float((mistakes / np.arange(1, len(wrong) + 1)).mean())
 
 
 def augrc(
@@ -101,12 +109,17 @@ def augrc(
     Source:
         Traub et al. 2024, section 3 (arXiv:2407.01032).
     """
+    return _estimate(augrc_of, wrong, uncertainty, confidence, n_resamples, seed)
 
-    def area(wrong: ndarray, uncertainty: ndarray) -> float:
-        mistakes = np.concatenate([[0.0], _mistakes(wrong, uncertainty)[0]]) / len(wrong)
-        return float((mistakes[1:] + mistakes[:-1]).sum() / 2 / len(wrong))
 
-    return _estimate(area, wrong, uncertainty, confidence, n_resamples, seed)
+def augrc_of(wrong: Wrong, uncertainty: Uncertainty) -> float:
+    """Return the area that `augrc` estimates, of these images alone.
+
+    Source:
+        Traub et al. 2024, section 3 (arXiv:2407.01032).
+    """
+    mistakes = np.concatenate([[0.0], _mistakes(wrong, uncertainty)[0]]) / len(wrong)
+    return float((mistakes[1:] + mistakes[:-1]).sum() / 2 / len(wrong))
 
 
 def coverage_at_risk(
@@ -224,8 +237,17 @@ def fpr_at_tpr(inside: Uncertainty, outside: Uncertainty, *, tpr: float = 0.95, 
     """
     _check_share("tpr", "fpr_at_tpr", tpr)
     _check_scores(inside, outside)
-    threshold = np.sort(inside)[max(0, int(np.ceil(tpr * len(inside) - 1e-9)) - 1)]
+    threshold = threshold_at_tpr(inside, tpr=tpr)
     return wilson(int((outside <= threshold).sum()), len(outside), confidence=confidence)
+
+
+def threshold_at_tpr(inside: Uncertainty, *, tpr: float = 0.95) -> float:
+    """Return the smallest score that at least this share of the images inside do not exceed.
+
+    Source:
+        Liang, Li and Srikant 2018, section 4.3 (arXiv:1706.02690).
+    """
+    return float(np.sort(inside)[max(0, int(np.ceil(tpr * len(inside) - 1e-9)) - 1)])
 
 
 def filtering_curve(
