@@ -145,7 +145,8 @@ def _card(card: str, settings: Mapping[str, Any], calibration: Calibration, wher
     lines = [
         "", _HEADING, "",
         f"By `diffclass calibrate`, on {calibration.n_images} images of {where}; measured on the {n} of them that the "
-        "weight and the proposal have not seen, with 95% intervals. Any other figures are of the classifier before.",
+        "weight and the proposal have not seen, with 95% intervals. Figures \"before "
+        "calibration\" are of the classifier as it was.",
         "", "| figure | before | after |", "|---|---|---|", *rows, "",
         *(f"- {note[0].upper()}{note[1:]}" for note in calibration.notes), "",
     ]  # fmt: skip
