@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float32, Float64
 from numpy import ndarray
 
-from diffclass.bench.compositional.comparing import errors_path
 from diffclass.bench.compositional.counting import numbered
+from diffclass.data.results import errors_path
 from diffclass.decide.weighting import learn_weight
 from diffclass.errors import InputError, ResultError
 from diffclass.evidence import ErrorMatrices, Objective
