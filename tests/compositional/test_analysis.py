@@ -1,9 +1,7 @@
 """What lies behind the answers: cosines and probes of known vectors, margins in closed form, weights that help."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -179,19 +177,13 @@ def test_weights_are_learned_from_a_run(tmp_path: Path) -> None:
     assert 0.5 < found["own"]["value"] <= 1.0
 
 
-def test_parts_of_the_protocol_are_tasks_times_splits_times_settings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[str, str, str, int]] = []
-
-    def read_items(directory: Path, *, task: str, split: str, setting: str, seed: int = 0) -> list[Any]:
-        asked.append((task, split, setting, seed))
-        return [item("x", directory / "x.png", ["a", "b"], task=task, split=split)]
-
-    module = ModuleType("items")
-    module.read_items = read_items  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "diffclass.bench.compositional.items", module)
+def test_parts_of_the_protocol_are_tasks_times_splits_times_settings(tmp_path: Path) -> None:
+    for split, pair in (("ID_test", "red_sphere_gray_cube"), ("OOD_test", "red_cube_blue_cylinder")):
+        save_grey(tmp_path / split / pair / " ".join(pair.split("_")[:2]) / "0.png", 0.5)
     parts = protocol_parts(tmp_path, tasks=["pair"], splits=["id-test", "ood-test"], settings=["zsl", "gzsl"], seed=3)
     assert [part.name for part in parts] == [f"pair.{s}.{g}" for s in ("id-test", "ood-test") for g in ("zsl", "gzsl")]
-    assert asked[-1] == ("pair", "ood-test", "gzsl", 3)
-    assert {part.setting for part in parts} == {"zsl", "gzsl"}
+    assert [part.setting for part in parts] == ["zsl", "gzsl"] * 2
+    assert [len(part.items[0].candidates) for part in parts] == [3, 5] * 2
+    assert {(item.task, item.split) for item in parts[-1].items} == {("pair", "ood-test")}
+    other = protocol_parts(tmp_path, tasks=["pair"], splits=["id-test", "ood-test"], settings=["zsl", "gzsl"], seed=4)
+    assert [part.fingerprint for part in parts] != [part.fingerprint for part in other]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from diffclass.bench.compositional.candidates import Setting, candidates_of
+from diffclass.bench.compositional.candidates import candidates_of
 from diffclass.bench.compositional.concepts import FOLDERS, check_task, concepts
 from diffclass.bench.compositional.item import Candidate, Item
 from diffclass.bench.compositional.rendered import METADATA, RUN_FILE, metadata_rows
@@ -13,7 +13,7 @@ from diffclass.errors import InputError
 __all__ = ["read_items"]
 
 
-def read_items(directory: Path, *, task: str, split: str, setting: Setting, seed: int = 0) -> list[Item]:
+def read_items(directory: Path, *, task: str, split: str, setting: str, seed: int = 0) -> list[Item]:
     """Read the pictures of a split, each with its candidates.
 
     The folder is one that `diffclass data concept-binding` made, or has the authors' layout: train, ID_val, ID_test,
