@@ -98,8 +98,9 @@ def answer_on_ray(
 def _raised(kind: str, message: str) -> DiffclassError:
     """Return the error that an actor had, one of ours."""
     found = getattr(errors, kind, None)
-    is_ours = isinstance(found, type) and issubclass(found, DiffclassError)
-    return found(message) if is_ours else DiffclassError(message)
+    if isinstance(found, type) and issubclass(found, DiffclassError):
+        return found(message)
+    return DiffclassError(message)
 
 
 def _ray() -> Any:

@@ -71,7 +71,7 @@ def compare(
     run: dict[str, Any] = {"crop": crop, "whole": whole}
     with ExitStack() as stack:
         files = _opened(stack, parts, scorers, out, shard, run | {"others": seed})
-        todo = [index for index in mine if not files[windows[index].place].done.issuperset(windows[index].ids)]
+        todo = [index for index in mine if not set(windows[index].ids) <= files[windows[index].place].done]
         if elsewhere is None:
             found = answer(windows, todo, seed=seed, keep=out is not None, **run)
         else:
