@@ -80,6 +80,7 @@ def test_shards_and_the_rest_are_the_run_of_one_process(whole: Path, tmp_path: P
     failed = {place: [row["id"] for row in found if "error" in row] for place, found in rows.items()}
     assert failed["reader", "p0"] == ["item 2#0", "item 2#1"]
     assert failed["reader", "p1"] == ["odd#0", "odd#1"]
+    assert failed["blind-reader", "p0"] == failed["reader", "p0"]  # the picture is of no other item
     found = analyse(parts(tmp_path), scorers(), rows, out)
     assert found["margins"] == analyse(parts(tmp_path), scorers(), rows, whole)["margins"]
 
@@ -170,6 +171,14 @@ def test_errors_that_cannot_be_kept_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ResultError) as caught:
         compare(parts(tmp_path), scorers(), out=out)
     assert str(caught.value) == f"The file '{path}' cannot be written: File exists."
+
+
+def test_a_blind_scorer_with_nothing_to_open(tmp_path: Path) -> None:
+    one, other = (item(name, save_grey(tmp_path / f"{name}.png", 0.2), ["a thing of 0.2", "a 0.7"]) for name in "xy")
+    (tmp_path / "y.png").write_bytes(b"no picture")
+    rows = compare([Part(name="p", items=(one, other), setting="zsl")], [scorers()[1]])["blind-reader", "p"]
+    sentence = f"The picture '{tmp_path}/y.png' is not in a format that Pillow opens. Try a PNG or JPEG file."
+    assert [row["error"] for row in rows] == [sentence, sentence]
 
 
 def test_windows_are_scorers_by_parts_by_items_by_seeds(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from io import BytesIO
 from typing import Any, final
 
 import numpy as np
+from PIL.Image import Image
 
 from diffclass.bench.compositional.item import Item
 from diffclass.bench.compositional.part import Part
@@ -124,14 +125,14 @@ def _answered(
     window: Window, seed: int, crop: Crop, whole: bool, keep: bool
 ) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
     scorer, part, number = window.scorer, window.part, window.seed
-    others = _others(part, window.items, scorer.n_others, seed) if scorer.n_others else {}
+    others = {item.key: _elsewhere(part, item, seed) for item in window.items} if scorer.n_others else {}
     rows: list[dict[str, Any]] = []
     asked: list[Asked] = []
     for item in window.items:
         try:
             picture = open_picture(item.image, box=part.boxes.get(item.key), crop=crop)
-            shown = [open_picture(o.image, box=part.boxes.get(o.key), crop=crop) for o in others.get(item.key, [])]
-            asked.append(Asked(item=item, picture=picture, others=tuple(shown)))
+            shown = _shown(part, others.get(item.key, []), scorer.n_others, crop)
+            asked.append(Asked(item=item, picture=picture, others=shown))
         except InputError as error:
             rows.append(_head(item, number) | {"error": str(error)})
     started = time.monotonic()
@@ -210,19 +211,29 @@ def _file(id: str, measured: Measured) -> bytes:
     return file.getvalue()
 
 
-def _others(part: Part, items: Sequence[Item], n: int, seed: int) -> dict[str, list[Item]]:
-    """Choose for each item n pictures of other clusters of the part at random, or as many as there are."""
-    pictures = list({(item.image, part.boxes.get(item.key)): item for item in part.items}.values())
-    chosen: dict[str, list[Item]] = {}
-    for item in items:
-        random = np.random.default_rng(
-            (seed, *blake2b(item.key.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+def _elsewhere(part: Part, item: Item, seed: int) -> list[Item]:
+    """Return the pictures of other clusters than an item's own, in random order."""
+    pictures = list({(one.image, part.boxes.get(one.key)): one for one in part.items}.values())
+    random = np.random.default_rng((seed, *blake2b(item.key.encode("utf-8", "surrogatepass"), digest_size=8).digest()))
+    found = [pictures[i] for i in random.permutation(len(pictures)) if pictures[i].cluster != item.cluster]
+    if not found:
+        raise InputError(
+            f"A blind scorer needs pictures of other clusters than an item's own, and '{part.name}' has one only."
         )
-        order = random.permutation(len(pictures))
-        elsewhere = (pictures[i] for i in order if pictures[i].cluster != item.cluster)
-        chosen[item.key] = [other for other, _ in zip(elsewhere, range(n), strict=False)]
-        if not chosen[item.key]:
-            raise InputError(
-                f"A blind scorer needs pictures of other clusters than an item's own, and '{part.name}' has one only."
-            )
-    return chosen
+    return found
+
+
+def _shown(part: Part, others: Sequence[Item], n: int, crop: Crop) -> tuple[Image, ...]:
+    """Open the first n pictures, or as many as there are, passing over those that cannot be opened."""
+    shown: list[Image] = []
+    broken: InputError | None = None
+    for other in others:
+        if len(shown) == n:
+            break
+        try:
+            shown.append(open_picture(other.image, box=part.boxes.get(other.key), crop=crop))
+        except InputError as error:
+            broken = error
+    if broken is not None and not shown:
+        raise broken
+    return tuple(shown)

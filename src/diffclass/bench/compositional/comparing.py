@@ -13,7 +13,7 @@ from diffclass.bench.compositional.scorer import Scorer
 from diffclass.bench.recording import recording
 from diffclass.bench.shards import Elsewhere, Shard, adopt
 from diffclass.data.results import ResultFile, errors_path, versions
-from diffclass.errors import RangeError, ResultError
+from diffclass.errors import InputError, RangeError, ResultError
 
 __all__ = ["Rows", "answer_windows", "compare"]
 
@@ -61,11 +61,15 @@ def compare(
         The rows of each (scorer, part), in the order of their ids; with a shard, its own.
 
     Raises:
-        InputError: an item has fewer captions than a schedule keeps, or a blind scorer has nothing else to look at.
+        InputError: two have one name, an item has fewer captions than a schedule keeps, or a blind scorer has nothing
+            else to look at.
         ResultError: a folder holds another run, or cannot be written, or others saw other data.
     """
     if seeds < 1:
         raise RangeError(f"The 'seeds' parameter of compare must be at least 1. Got {seeds}.")
+    for kind, names in (("Scorers", [one.name for one in scorers]), ("Parts", [one.name for one in parts])):
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise InputError(f"{kind} need names that differ, as their answers are kept by name. Got {twice!r} twice.")
     windows = windows_of(parts, scorers, seeds=seeds, seed=seed)
     mine = range(len(windows)) if shard is None else shard.indices(len(windows))
     run: dict[str, Any] = {"crop": crop, "whole": whole}
