@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,17 @@ def test_evaluate_on_ray_writes_the_rows_of_one_process(tmp_path: Path) -> None:
     assert_alike(ray, local)
 
 
-@pytest.mark.usefixtures("_cluster")
+@pytest.fixture
+def _threads() -> Iterator[None]:
+    """Give the number of threads back as it was."""
+    import torch
+
+    n = torch.get_num_threads()
+    yield
+    torch.set_num_threads(n)
+
+
+@pytest.mark.usefixtures("_cluster", "_threads")
 def test_compose_on_ray_writes_the_rows_and_errors_of_one_process(
     pipelines: Path, matching: Path, tmp_path: Path
 ) -> None:
@@ -89,7 +99,7 @@ def test_compose_on_ray_writes_the_rows_and_errors_of_one_process(
     command = ["--benchmark", f"sugarcrepe:{tmp_path}", "--device", "cpu", "--dtype", "float32", "--draws", "4"]
     command += ["--scorer", f"diffusion:{pipelines / 'sd1'}", "--scorer", f"clip:{matching / 'clip'}", "--quiet"]
     for engine in ("local", "ray"):
-        options = ["--engine", engine, *(["--workers", "2"] if engine == "ray" else ["--threads", "1"])]
+        options = ["--engine", engine, *(["--workers", "1"] if engine == "ray" else ["--threads", "2"])]
         result = CliRunner().invoke(compose, [*command, *options, "--out", str(tmp_path / engine)])
         assert result.exit_code == 1, result.output
         assert "1.png" not in result.stderr

@@ -187,4 +187,4 @@ def _save_errors(folder: Path, answers: Iterable[Answer]) -> None:
                     weights=evidence.draws.weights, log_prior=evidence.log_prior, classes=np.array(evidence.classes),
                 )  # fmt: skip
     except OSError as error:
-        raise ResultError(f"The folder '{folder}' cannot be written: {error.strerror or error}.") from error
+        raise ResultError(f"The folder '{folder / 'errors'}' cannot be written: {error.strerror or error}.") from error
