@@ -39,9 +39,11 @@ def scorers() -> list[Scorer]:
     return [reader, Blind(base=reader, n_others=2), Chance()]
 
 
-@pytest.fixture(autouse=True)
-def _short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "_ITEMS", 2)
+@pytest.fixture(scope="module", autouse=True)
+def _short_windows() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asking, "_ITEMS", 2)
+        yield
 
 
 def lines(folder: Path) -> dict[str, list[str]]:
@@ -58,22 +60,24 @@ def errors(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.glob("*/*/errors/*.npz")}
 
 
-@pytest.fixture
-def whole(tmp_path: Path) -> Path:
-    compare(parts(tmp_path), scorers(), seeds=SEEDS, out=tmp_path / "whole")
-    return tmp_path / "whole"
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process, with its pictures beside it."""
+    home = tmp_path_factory.mktemp("whole")
+    compare(parts(home), scorers(), seeds=SEEDS, out=home / "whole")
+    return home / "whole"
 
 
 def test_shards_and_the_rest_are_the_run_of_one_process(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for index in (1, 3):
-        compare(parts(tmp_path), scorers(), seeds=SEEDS, out=out, shard=Shard(index, 3))
+        compare(parts(whole.parent), scorers(), seeds=SEEDS, out=out, shard=Shard(index, 3))
     shards = [lines(out / "shards" / f"{index}-of-3") for index in (1, 3)]
     assert all(shard.keys() == lines(whole).keys() for shard in shards)
     n = [sum(len(rows) for rows in shard.values()) for shard in shards]
-    asked = windows_of(parts(tmp_path), scorers(), seeds=SEEDS)
+    asked = windows_of(parts(whole.parent), scorers(), seeds=SEEDS)
     assert n == [sum(len(window.items) for window in asked[index::3]) for index in (0, 2)]
-    rows = compare(parts(tmp_path), scorers(), seeds=SEEDS, out=out)  # takes over two, and does the second itself
+    rows = compare(parts(whole.parent), scorers(), seeds=SEEDS, out=out)  # takes over two, and does the second itself
     assert lines(out) == lines(whole)
     assert errors(out) == errors(whole) != {}
     assert rows["reader", "p0"][-1]["id"] == "item 6#1"
@@ -81,8 +85,8 @@ def test_shards_and_the_rest_are_the_run_of_one_process(whole: Path, tmp_path: P
     assert failed["reader", "p0"] == ["item 2#0", "item 2#1"]
     assert failed["reader", "p1"] == ["odd#0", "odd#1"]
     assert failed["blind-reader", "p0"] == failed["reader", "p0"]  # the picture is of no other item
-    found = analyse(parts(tmp_path), scorers(), rows, out)
-    assert found["margins"] == analyse(parts(tmp_path), scorers(), rows, whole)["margins"]
+    found = analyse(parts(whole.parent), scorers(), rows, out)
+    assert found["margins"] == analyse(parts(whole.parent), scorers(), rows, whole)["margins"]
 
 
 def test_a_shard_that_was_killed_goes_on(whole: Path, tmp_path: Path) -> None:
@@ -93,11 +97,11 @@ def test_a_shard_that_was_killed_goes_on(whole: Path, tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compare(parts(tmp_path), scorers(), seeds=SEEDS, out=stopped, shard=shard, progress=kill)
+        compare(parts(whole.parent), scorers(), seeds=SEEDS, out=stopped, shard=shard, progress=kill)
     kept = errors(stopped / "shards" / "1-of-2")
     told: list[tuple[str, int, int]] = []
     rows = compare(
-        parts(tmp_path), scorers(), seeds=SEEDS, out=stopped, shard=shard, progress=lambda *one: told.append(one)
+        parts(whole.parent), scorers(), seeds=SEEDS, out=stopped, shard=shard, progress=lambda *one: told.append(one)
     )
     assert kept.items() <= errors(stopped / "shards" / "1-of-2").items()
     assert ("reader, p0", 8, 8) not in told  # they were there
@@ -120,15 +124,15 @@ def far_away(made: Callable[[Sequence[int]], list[dict[str, Any]]], asked: list[
 def test_other_processes_send_the_same_rows_and_errors(whole: Path, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     asked: list[int] = []
-    elsewhere = far_away(answer_windows(parts(tmp_path), scorers(), seeds=SEEDS), asked)
+    elsewhere = far_away(answer_windows(parts(whole.parent), scorers(), seeds=SEEDS), asked)
     for _ in range(2):  # there is nothing left to ask for the second time
         compare(
-            parts(tmp_path), scorers(), seeds=SEEDS, out=tmp_path / "out", elsewhere=elsewhere,
+            parts(whole.parent), scorers(), seeds=SEEDS, out=tmp_path / "out", elsewhere=elsewhere,
             progress=lambda *one: told.append(one),
         )  # fmt: skip
         assert lines(tmp_path / "out") == lines(whole)
     assert errors(tmp_path / "out") == errors(whole)
-    assert len(asked) == len(windows_of(parts(tmp_path), scorers(), seeds=SEEDS))
+    assert len(asked) == len(windows_of(parts(whole.parent), scorers(), seeds=SEEDS))
     assert (told[0], told[-1]) == (("all scorers", 0, 55), ("all scorers", 55, 55))  # 11 items: twice 2 seeds, once 1
 
 
