@@ -124,6 +124,17 @@ def test_pairs_in_the_authors_layout_are_one_cluster_in_both_orders(tmp_path: Pa
     assert [item.cluster for item in items].count("brown_sphere_gray_cylinder/1.png") == 2
 
 
+def test_relations_in_the_authors_layout_are_one_cluster_from_both_views(tmp_path: Path) -> None:
+    for folder in ("cube left sphere", "sphere right cube", "sphere left cube"):
+        picture(tmp_path / "train" / folder.replace(" ", "_") / folder / "0.png")
+    items = read_items(tmp_path, task="relation", split="train", setting="zsl")
+    assert {item.key.rpartition(":")[2]: item.cluster for item in items} == {
+        "cube_left_sphere": "cube_left_sphere/0.png",
+        "sphere_right_cube": "cube_left_sphere/0.png",
+        "sphere_left_cube": "cube_right_sphere/0.png",
+    }
+
+
 @pytest.mark.parametrize("folder", ["cube left sphere", "cube_left_sphere/cube left sphere"])
 def test_relations_in_the_authors_layout(tmp_path: Path, folder: str) -> None:
     picture(tmp_path / "train" / folder / "0.png")

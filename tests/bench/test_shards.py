@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -9,7 +10,7 @@ from diffclass.bench.shards import Shard
 from diffclass.cli.attack import attack
 from diffclass.cli.certify import certify
 from diffclass.cli.evaluate import evaluate
-from diffclass.data.results import read_results
+from diffclass.data.results import errors_path, read_results
 from diffclass.errors import ConfigError, ResultError
 from rows import assert_alike, rows_of
 
@@ -49,6 +50,16 @@ def test_shards_and_the_rest_are_the_rows_of_one_process(verb: str, tmp_path: Pa
     whole, parts = rows_of(tmp_path / "whole"), rows_of(tmp_path / "parts")
     assert len(whole) > len(one) > 0
     assert_alike(parts, whole)
+
+
+def test_shards_bring_the_errors_they_saved(tmp_path: Path) -> None:
+    command, options = VERBS["evaluate"]
+    for shard in (["--shard", "2/2"], []):
+        done = CliRunner().invoke(command, [*options, "--save-errors", "--out", str(tmp_path), *shard])
+        assert done.exit_code == 0, done.output
+    for row in rows_of(tmp_path):
+        with np.load(errors_path(tmp_path, row["id"])) as kept:
+            assert str(kept["id"]) == row["id"]
 
 
 def test_a_shard_of_another_configuration_is_refused(tmp_path: Path) -> None:

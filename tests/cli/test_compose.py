@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -64,6 +65,41 @@ def test_every_kind_of_scorer_in_one_table(
     )
 
 
+def test_shards_are_gathered_and_looked_behind(pairs: Path, pipelines: Path, matching: Path, tmp_path: Path) -> None:
+    told: tuple[object, ...] = ("--benchmark", f"sugarcrepe:{pairs}", "--device", "cpu", "--dtype", "float32")
+    for spec in (f"diffusion:{pipelines / 'sd1'}", f"clip:{matching / 'clip'}"):
+        told = (*told, "--scorer", spec)
+    told = (*told, "--draws", 8, "--race", "exhaustive", "--out")
+    one = run(*told, tmp_path / "one", "--analyse")
+    assert one.exit_code == 0, one.output
+    for index, scorer in ((1, "diffusion-sd1"), (2, "clip-clip")):
+        done = run(*told, tmp_path / "out", "--shard", f"{index}/2")
+        part = {"scorer": scorer, "part": "sugarcrepe.swap_obj", "n_rows": 4, "n_failed": 0}
+        assert json.loads(done.stdout) == {"format": 1, "shard": f"{index}/2", "rows": [part]}
+    assert not (tmp_path / "out" / "summary.json").exists()
+    together = run(*told, tmp_path / "out", "--analyse")
+    assert together.exit_code == 0, together.output
+    kept, found = (timeless(json.loads(result.stdout)) for result in (one, together))
+    assert found == kept
+
+
+def test_a_shard_with_a_broken_picture(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copytree(pairs, tmp_path / "pairs")
+    (tmp_path / "pairs" / "val2017" / "2.png").write_bytes(b"no picture")
+    monkeypatch.setattr(render, "_on_terminal", lambda: True)
+    told = ("--benchmark", f"sugarcrepe:{tmp_path / 'pairs'}", "--scorer", "chance", "--out", tmp_path / "out")
+    done = run(*told, "--shard", "1/1")
+    assert done.exit_code == 1
+    assert "rows of shard 1/1" in done.stdout
+    assert done.stderr.splitlines()[-1] == "1 of 4 pictures failed."
+
+
+def timeless(summary: dict[str, Any]) -> dict[str, Any]:
+    """Without seconds and the place of figures."""
+    summary["analysis"].pop("figures")
+    return summary | {"results": [{k: v for k, v in one.items() if k != "seconds"} for one in summary["results"]]}
+
+
 CASES: dict[str, tuple[str, int, str]] = {
     "nothing to compare on": (
         "--scorer chance",
@@ -74,6 +110,26 @@ CASES: dict[str, tuple[str, int, str]] = {
         "--benchmark sugarcrepe:{pairs} --scorer chance --analyse",
         2,
         "Error: Invalid value for '--analyse': needs a folder for errors and figures. Give --out.",
+    ),
+    "weights from nothing kept": (
+        "--benchmark sugarcrepe:{pairs} --scorer chance --learn-weight",
+        2,
+        "Error: Invalid value for '--learn-weight': needs a folder for errors and figures. Give --out.",
+    ),
+    "analysis of a shard": (
+        "--benchmark sugarcrepe:{pairs} --scorer chance --analyse --out {pairs}/out --shard 1/2",
+        2,
+        "Error: Invalid value for '--analyse': looks at a whole run. Give it to the command without --shard.",
+    ),
+    "weights from a shard": (
+        "--benchmark sugarcrepe:{pairs} --scorer chance --learn-weight --out {pairs}/out --shard 1/2",
+        2,
+        "Error: Invalid value for '--learn-weight': looks at a whole run. Give it to the command without --shard.",
+    ),
+    "a shard that is not there": (
+        "--benchmark sugarcrepe:{pairs} --scorer chance --out {pairs}/out --shard 3/2",
+        2,
+        "Error: A shard must be i/N with i from 1 to N. Got 3/2.",
     ),
     "an unknown scorer": (
         "--benchmark sugarcrepe:{pairs} --scorer blip:x",

@@ -1,9 +1,7 @@
 """What lies behind the answers: cosines and probes of known vectors, margins in closed form, weights that help."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -71,17 +69,16 @@ def test_a_probe_finds_the_relation_where_it_is() -> None:
         items.append(item(str(number), file, [caption, OTHER]))
         with_relation[file.as_posix()] = np.array([2.0 * left - 1, *random.normal(size=4)])
         without[file.as_posix()] = random.normal(size=5)
-    part = [Part(name="p", items=tuple(items), setting="zsl")]
-    found = probe_relation(Embedded(scorer="a", texts={}, pictures=with_relation), part)
-    blind = probe_relation(Embedded(scorer="b", texts={}, pictures=without), part)
+    found = probe_relation(Embedded(scorer="a", texts={}, pictures=with_relation), items)
+    blind = probe_relation(Embedded(scorer="b", texts={}, pictures=without), items)
     assert found is not None
     assert blind is not None
     assert found["accuracy"]["value"] > 0.9
     assert found["pairs"].keys() == {"cone+cube"}
     assert found["chance"] == 0.5
     assert blind["accuracy"]["value"] < 0.75  # 30 of 40 by luck: 1 in 1,000, for a fixed seed
-    assert probe_relation(Embedded(scorer="a", texts={}, pictures=with_relation), [replace(part[0], items=tuple(
-        item(str(i), Path("x"), ["a red cube", "a blue cube"]) for i in range(4)))]) is None  # fmt: skip
+    others = [item(str(i), Path("x"), ["a red cube", "a blue cube"]) for i in range(4)]
+    assert probe_relation(Embedded(scorer="a", texts={}, pictures=with_relation), others) is None
 
 
 def test_margins_follow_the_closed_form(tmp_path: Path) -> None:
@@ -165,6 +162,18 @@ def test_frozen_and_tuned_side_by_side(matching: Path, tmp_path: Path) -> None:
     assert found["figures"] == [str(tmp_path / "embeddings.png")]
 
 
+def test_a_picture_that_failed_is_left_out_of_what_is_looked_behind(matching: Path, tmp_path: Path) -> None:
+    scorer = ClipScorer.from_pretrained(matching / "clip", name="clip")
+    captions = ["a cone to the left of a cube", "a cone to the right of a cube"]
+    items = tuple(item(str(n), save_noise(tmp_path / f"{n}.png", n), captions, target=n % 2) for n in range(6))
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    part = Part(name="p", items=items, setting="zsl")
+    found = analyse([part], [scorer], compare([part], [scorer]), tmp_path)
+    (rest,) = [replace(part, items=tuple(one for one in items if one.key != "3"))]
+    alone = analyse([rest], [scorer], compare([rest], [scorer]), tmp_path)
+    assert found["embeddings"] == alone["embeddings"]
+
+
 def test_weights_are_learned_from_a_run(tmp_path: Path) -> None:
     values = np.linspace(0.1, 0.9, 44).round(2)
     items = tuple(
@@ -179,19 +188,13 @@ def test_weights_are_learned_from_a_run(tmp_path: Path) -> None:
     assert 0.5 < found["own"]["value"] <= 1.0
 
 
-def test_parts_of_the_protocol_are_tasks_times_splits_times_settings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[str, str, str, int]] = []
-
-    def read_items(directory: Path, *, task: str, split: str, setting: str, seed: int = 0) -> list[Any]:
-        asked.append((task, split, setting, seed))
-        return [item("x", directory / "x.png", ["a", "b"], task=task, split=split)]
-
-    module = ModuleType("items")
-    module.read_items = read_items  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "diffclass.bench.compositional.items", module)
+def test_parts_of_the_protocol_are_tasks_times_splits_times_settings(tmp_path: Path) -> None:
+    for split, pair in (("ID_test", "red_sphere_gray_cube"), ("OOD_test", "red_cube_blue_cylinder")):
+        save_grey(tmp_path / split / pair / " ".join(pair.split("_")[:2]) / "0.png", 0.5)
     parts = protocol_parts(tmp_path, tasks=["pair"], splits=["id-test", "ood-test"], settings=["zsl", "gzsl"], seed=3)
     assert [part.name for part in parts] == [f"pair.{s}.{g}" for s in ("id-test", "ood-test") for g in ("zsl", "gzsl")]
-    assert asked[-1] == ("pair", "ood-test", "gzsl", 3)
-    assert {part.setting for part in parts} == {"zsl", "gzsl"}
+    assert [part.setting for part in parts] == ["zsl", "gzsl"] * 2
+    assert [len(part.items[0].candidates) for part in parts] == [3, 5] * 2
+    assert {(item.task, item.split) for item in parts[-1].items} == {("pair", "ood-test")}
+    other = protocol_parts(tmp_path, tasks=["pair"], splits=["id-test", "ood-test"], settings=["zsl", "gzsl"], seed=4)
+    assert [part.fingerprint for part in parts] != [part.fingerprint for part in other]

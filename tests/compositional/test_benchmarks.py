@@ -288,3 +288,15 @@ def test_released_relations_are_tagged(tmp_path: Path) -> None:
     (tmp_path / "cube_left_cone.csv").write_text("\n".join(["index,prompt,class_name,classidx", *lines]))
     (part,) = read_benchmark(f"cobi:{tmp_path}")
     assert [c.tag for c in part.items[0].candidates] == ["target", "relation flip", "object swap", "random"]
+
+
+def test_released_relations_are_one_cluster_from_both_views(tmp_path: Path) -> None:
+    for first, relation, second in (("cube", "left", "cone"), ("cone", "right", "cube"), ("cone", "left", "cube")):
+        name = f"{first} {relation} {second}"
+        folder = tmp_path / name.replace(" ", "_")
+        save_grey(folder / name / "0.png", 0.5)
+        rows = [f"0,a photo of {name},{name},0", "1,a photo of a tree,tree,1"]
+        folder.with_suffix(".csv").write_text("\n".join(["index,prompt,class_name,classidx", *rows]))
+    (part,) = read_benchmark(f"cobi:{tmp_path}")
+    clusters = {item.key.partition("/")[0]: item.cluster for item in part.items}
+    assert clusters["cube_left_cone"] == clusters["cone_right_cube"] != clusters["cone_left_cube"]

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffclass.bench.compositional import comparing
+from diffclass.bench.compositional import asking
 from diffclass.bench.compositional.baseline import Chance
-from diffclass.bench.compositional.comparing import compare, errors_path
+from diffclass.bench.compositional.comparing import compare
 from diffclass.bench.compositional.comparison_figure import draw_comparison
 from diffclass.bench.compositional.diffusion import DiffusionScorer
 from diffclass.bench.compositional.part import Part
 from diffclass.bench.compositional.report import summarise
 from diffclass.bench.compositional.scorer import Scored, Scorer, best
+from diffclass.data.results import errors_path
 from diffclass.decide.zero_shot import ZeroShotClassifier
 from tiny_matching import BrightnessReader, grey_items, item, save_grey
 
@@ -53,7 +54,7 @@ def part(folder: Path, **options: Any) -> Part:
 
 @pytest.fixture
 def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparing, "_WINDOW", 2)
+    monkeypatch.setattr(asking, "_ITEMS", 2)
 
 
 @pytest.mark.usefixtures("short_windows")

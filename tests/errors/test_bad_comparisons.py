@@ -292,6 +292,16 @@ TABLE: dict[str, Case] = {
         RangeError,
         "The 'n_others' parameter of Blind must be at least 1. Got 0.",
     ),
+    "two parts of one name": (
+        lambda home: compare([part(home), part(home)], [reader()]),
+        InputError,
+        "Parts need names that differ, as their answers are kept by name. Got 'p' twice.",
+    ),
+    "two scorers of one name": (
+        lambda home: compare([part(home)], [reader(), reader()]),
+        InputError,
+        "Scorers need names that differ, as their answers are kept by name. Got 'reader' twice.",
+    ),
     "no seeds": (
         lambda home: compare([part(home)], [reader()], seeds=0),
         RangeError,

@@ -6,7 +6,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from diffclass.stats import auc, delong, mcnemar, paired_bootstrap
+from diffclass.stats import auc, clustered_difference, clustered_mean, delong, mcnemar, paired_bootstrap, wilson
 
 
 def counted(both: int, one: int, other: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -128,3 +128,49 @@ def test_exchanges_are_all_of_them_for_few_images() -> None:
     exact = np.mean([value >= abs(gap.mean()) - 1e-12 for value in every])
     found = paired_bootstrap(mean, np.zeros(6, dtype=np.int64), first, second, n_resamples=4000)
     assert found.p_value == pytest.approx(exact, abs=5 * np.sqrt(exact / 4000))
+
+
+@pytest.mark.parametrize("counts", [(30, 5, 1, 14), (150, 20, 30, 200), (2, 40, 3, 55), (50, 0, 0, 50)])
+def test_a_difference_of_single_items_is_newcombes(counts: tuple[int, int, int, int]) -> None:
+    first, second = counted(*counts)
+    n = len(first)
+    found, plain = clustered_difference(second * 1.0, first * 1.0, np.arange(n)), mcnemar(first, second)
+    assert found.value == pytest.approx(plain.value)
+    # n - 1 for n in the variance, as in `clustered_proportion`
+    assert (found.low, found.high) == pytest.approx((plain.low, plain.high), abs=0.5 / n)
+    turned = clustered_difference(first * 1.0, second * 1.0, np.arange(n))
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))
+
+
+def test_copies_of_items_add_nothing_to_a_difference() -> None:
+    first, second = (answers * 1.0 for answers in counted(8, 5, 2, 6))
+    clusters = np.arange(len(first))
+    once = clustered_difference(first, second, clusters)
+    often = clustered_difference(np.tile(first, 30), np.tile(second, 30), np.tile(clusters, 30))
+    assert (often.low, often.high) == pytest.approx((once.low, once.high))
+
+
+def test_differences_that_are_all_alike_are_not_certain() -> None:
+    always, never = np.ones(6), np.zeros(6)
+    clusters = np.repeat(np.arange(2), 3)
+    assert clustered_difference(never, always, clusters).low < 0.2  # of two pictures
+    assert clustered_difference(never, always, clusters).high == 1.0
+    same = clustered_difference(always, always, clusters)
+    assert (same.value, same.low, same.high) == (0.0, pytest.approx(-same.high), pytest.approx(1 - wilson(2, 2).low))
+
+
+def test_differences_that_are_seldom_are_covered() -> None:
+    # 20 clusters of 3 items, all alike within a cluster: the first is right with 0.9, the second where the first is and
+    # in 3 of 10 of the others. At 95%, fewer than 360 of 400 intervals come up with probability below 1e-4; Student's
+    # interval of the differences is a point where no cluster differs, as it happens in 54% of the cases.
+    random = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(20), 3)
+    held = np.zeros(2)
+    for _ in range(400):
+        first = random.random(20) < 0.9
+        second = first | (random.random(20) < 0.3)
+        a, b = (np.repeat(answers, 3) * 1.0 for answers in (first, second))
+        found = clustered_difference(a, b, clusters), clustered_mean(b - a, clusters)
+        held += [one.low <= 0.1 * 0.3 <= one.high for one in found]
+    assert held[0] >= 360
+    assert held[1] < 240

@@ -16,7 +16,7 @@ from diffclass.bench.answers import Answer, answer_items
 from diffclass.bench.network_answers import answer_by_network
 from diffclass.data.datasets import Item
 from diffclass.data.images import Resize
-from diffclass.data.results import ResultFile, write_json_atomic
+from diffclass.data.results import ResultFile, errors_path, write_json_atomic
 from diffclass.decide.classifier import DiffusionClassifier
 from diffclass.denoisers.compiled import is_compiled
 from diffclass.errors import ResultError
@@ -85,7 +85,7 @@ def record(
         return
     for answers in answer_items(classifier, todo, names=names, resize=resize, convert=convert):
         if save_errors:
-            _save_errors(results.path.parent / "errors", answers)
+            _save_errors(results.path.parent, answers)
         results.append([answer.row() for answer in answers])
         if keep is not None:
             keep.extend([answer for answer in answers if answer.decision is not None][: max(0, most_kept - len(keep))])
@@ -173,18 +173,18 @@ def _plain(value: Any) -> Any:
 
 
 def _save_errors(folder: Path, answers: Iterable[Answer]) -> None:
-    """Write the errors of each answer, named by a hash of its id, so that any id makes a file name."""
+    """Write the errors of each answer into the folder of a run."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for answer in answers:
             if answer.decision is None:
                 continue
             evidence = answer.decision.evidence
-            name = blake2b(answer.id.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-            with (folder / f"{name}.npz").open("wb") as file:
+            path = errors_path(folder, answer.id)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
                 np.savez_compressed(
                     file, id=answer.id, errors=evidence.errors, sigmas=evidence.draws.sigmas,
                     weights=evidence.draws.weights, log_prior=evidence.log_prior, classes=np.array(evidence.classes),
                 )  # fmt: skip
     except OSError as error:
-        raise ResultError(f"The folder '{folder}' cannot be written: {error.strerror or error}.") from error
+        raise ResultError(f"The folder '{folder / 'errors'}' cannot be written: {error.strerror or error}.") from error

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copyfile
 from typing import Any, final
 
-from diffclass.data.results import ResultFile, read_results
+from diffclass.data.results import ResultFile, errors_path, read_results
 from diffclass.errors import ConfigError, ResultError
 
 __all__ = ["Elsewhere", "Rows", "Shard", "adopt", "gather"]
@@ -61,20 +62,45 @@ class Shard:
         return out / "shards" / f"{self.index}-of-{self.count}"
 
 
-def adopt(results: ResultFile) -> None:
-    """Take over the rows that shards of the same run have left beside its result file, finished or not.
+def adopt(results: ResultFile, *, home: Path | None = None) -> None:
+    """Take over the rows that shards of the same run have left, finished or not, and the errors behind them.
+
+    Args:
+        results: of the whole run.
+        home: folder of the run, in which its shards are; that of the result file if None.
 
     Raises:
-        ResultError: a shard is of another configuration, or damaged.
+        ResultError: a shard is of another configuration, or damaged, or its errors cannot be copied.
     """
-    for path in sorted((results.path.parent / "shards").glob("*/results.jsonl")):
+    home = results.path.parent if home is None else home
+    within = results.path.relative_to(home)
+    for shard in sorted((home / "shards").glob("*")):
+        path = shard / within
+        if not path.is_file():
+            continue
         config, rows = read_results(path)
         if not results.is_of(config, apart_from=_OWN):
             raise ResultError(
                 f"'{path}' holds a shard of another configuration. Use the options that it was made with, or another "
                 "--out."
             )
-        results.append([row for row in rows if row["id"] not in results.done])
+        fresh = [row for row in rows if row["id"] not in results.done]
+        _take_errors(path.parent, results.path.parent, [row["id"] for row in fresh])
+        results.append(fresh)
+
+
+def _take_errors(shard: Path, folder: Path, ids: Sequence[str]) -> None:
+    """Copy the errors behind the rows of a shard, where it kept them."""
+    if not ids or not errors_path(shard, ids[0]).parent.is_dir():
+        return
+    for id in ids:
+        kept, path = errors_path(shard, id), errors_path(folder, id)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if kept.is_file():
+                copyfile(kept, path)
+        except OSError as error:
+            raise ResultError(f"The file '{path}' cannot be written: {error.strerror or error}.") from error
 
 
 def gather(elsewhere: Elsewhere, indices: Sequence[int], results: ResultFile) -> Iterator[int]:

@@ -1,10 +1,12 @@
 """`diffclass compose`."""
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from diffclass.cli.elsewhere import choose_elsewhere, scale_options, take_scale
 from diffclass.cli.options import out_option, output_options, pipeline_options
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ Examples:
 @click.option("--batch-size", type=click.IntRange(min=1), help="Evaluations a network call. [default: the model's]")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: all cores]")
 @pipeline_options
+@scale_options
 @out_option("Keep rows, errors, summary.json and figures here; the same command goes on from them.")
 @output_options
 def compose(
@@ -79,40 +82,81 @@ def compose(
     scenes; or give --benchmark. Intervals are clustered by picture. Run the same command again to go on.
     """
     from diffclass.bench.compositional.comparing import compare
-    from diffclass.bench.compositional.opening import open_scorers
-    from diffclass.bench.compositional.report import summarise
+    from diffclass.bench.compositional.report import shard_summary, summarise
     from diffclass.cli.build import use_threads
     from diffclass.cli.render import fail_items, note, on_interrupt, show, stages, working
-    from diffclass.cli.render_comparison import comparison_tables
+    from diffclass.cli.render_comparison import comparison_tables, shard_table
+    from diffclass.denoisers.catalogue import choose_device
 
-    if out is None and (analyse or learn_weight):
-        raise click.BadParameter("needs a folder for errors and figures. Give --out.", param_hint="'--analyse'")
+    scale = take_scale(options, out=out)
+    _check(scale, out, analyse, learn_weight)
     use_threads(threads)
-    with working("reading items"):
-        parts = [part.first(limit, seed=seed) for part in _parts(data, tasks, splits, settings, benchmarks, seed)]
     size = {} if batch_size is None else {"batch_size": batch_size}
-    with working("loading models"):
-        opened = open_scorers(scorers, n_others=others, **size, **options)
+    run: dict[str, Any] = {"seed": seed, "seeds": seeds, "crop": resize}
+    asked = {"data": data, "tasks": tasks, "splits": splits, "settings": settings, "benchmarks": benchmarks,
+             "limit": limit, "seed": seed}  # fmt: skip
+    opening = {"specs": scorers, "n_others": others, **size, **options}
+    parts, opened = _ready(asked, opening)
     if out is not None:
         on_interrupt(f"Stopped. '{out}' keeps what is done, and the same command goes on from there.")
+    arguments = {"asked": asked, "opening": opening, "run": run | {"keep": out is not None}}
+    on_gpu = choose_device(options["device"]).type == "cuda"
+    elsewhere = choose_elsewhere(_answers, arguments, scale, gpu=on_gpu, chunk=1)
     with stages() as update:
-        rows = compare(
-            parts, opened, seeds=seeds, seed=seed, out=out, crop=cast(Any, resize), progress=update,
-        )  # fmt: skip
-    summary = summarise(parts, rows, seed=seed)
-    if out is not None:
-        with working("looking behind the answers"):
-            summary |= _looked_behind(parts, opened, rows, out, resize, seed, analyse, learn_weight)
-        for figure in _written(summary, out):
-            note(f"drawn: {figure}")
-    show(comparison_tables(summary), summary, as_json=as_json)
-    n_rows = sum(len(found) for found in rows.values())
-    fail_items([(one["id"], one["error"]) for one in summary["failures"]], of=n_rows)
+        rows = compare(parts, opened, out=out, progress=update, shard=scale["shard"], elsewhere=elsewhere, **run)
+    if scale["shard"] is not None:
+        done = shard_summary(rows, str(scale["shard"]))
+        show([shard_table(done)], done, as_json=as_json)
+    else:
+        summary = summarise(parts, rows, seed=seed)
+        if out is not None:
+            with working("looking behind the answers"):
+                summary |= _looked_behind(parts, opened, rows, out, resize, seed, analyse, learn_weight)
+            for figure in _written(summary, out):
+                note(f"drawn: {figure}")
+        show(comparison_tables(summary), summary, as_json=as_json)
+    every = [row for found in rows.values() for row in found]
+    fail_items([(row["id"], row["error"]) for row in every if "error" in row], of=len(every))
+
+
+def _check(scale: Mapping[str, Any], out: Path | None, analyse: bool, learn_weight: bool) -> None:
+    """Refuse to look behind the answers where they are not kept, or not all there."""
+    if not (analyse or learn_weight):
+        return
+    option = "--analyse" if analyse else "--learn-weight"
+    if out is None:
+        raise click.BadParameter("needs a folder for errors and figures. Give --out.", param_hint=f"'{option}'")
+    if scale["shard"] is not None:
+        raise click.BadParameter(
+            "looks at a whole run. Give it to the command without --shard.", param_hint=f"'{option}'"
+        )
+
+
+def _ready(asked: Mapping[str, Any], opening: Mapping[str, Any]) -> "tuple[list[Part], list[Scorer]]":
+    """Read what is to be compared on, and open the scorers."""
+    from diffclass.bench.compositional.opening import open_scorers
+    from diffclass.cli.render import working
+
+    with working("reading items"):
+        parts = _parts(**asked)
+    with working("loading models"):
+        return parts, open_scorers(**opening)
+
+
+def _answers(
+    *, asked: Mapping[str, Any], opening: Mapping[str, Any], run: Mapping[str, Any]
+) -> Callable[[Sequence[int]], list[dict[str, Any]]]:
+    """Read the items and open the scorers in another process, and return what answers windows by their indices."""
+    from diffclass.bench.compositional.comparing import answer_windows
+    from diffclass.bench.compositional.opening import open_scorers
+
+    return answer_windows(_parts(**asked), open_scorers(**opening), **run)
 
 
 def _parts(
-    data: str | None, tasks: str, splits: str, settings: str, benchmarks: tuple[str, ...], seed: int
-) -> list["Part"]:
+    *, data: str | None, tasks: str, splits: str, settings: str, benchmarks: tuple[str, ...], limit: int | None,
+    seed: int,
+) -> list["Part"]:  # fmt: skip
     """Read what is to be compared on."""
     from diffclass.bench.compositional.benchmarks.reading import read_benchmark
     from diffclass.bench.compositional.protocol import protocol_parts
@@ -121,10 +165,12 @@ def _parts(
     if (data is None) == (not benchmarks):
         raise InputError("Give either a folder of scenes or --benchmark NAME:PATH.")
     if data is None:
-        return [part for benchmark in benchmarks for part in read_benchmark(benchmark)]
-    listed = ([name.strip() for name in text.split(",") if name.strip()] for text in (tasks, splits, settings))
-    names = dict(zip(("tasks", "splits", "settings"), listed, strict=True))
-    return protocol_parts(data, **names, seed=seed)
+        parts = [part for benchmark in benchmarks for part in read_benchmark(benchmark)]
+    else:
+        listed = ([name.strip() for name in text.split(",") if name.strip()] for text in (tasks, splits, settings))
+        names = dict(zip(("tasks", "splits", "settings"), listed, strict=True))
+        parts = protocol_parts(data, **names, seed=seed)
+    return [part.first(limit, seed=seed) for part in parts]
 
 
 def _looked_behind(

@@ -18,8 +18,8 @@ def scale_options(function: Callable[..., Any]) -> Callable[..., Any]:
                      "for every two CPUs]"),
         click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
                      help="Who does it: this process, or a Ray cluster (RAY_ADDRESS, or one on this machine)."),
-        click.option("--shard", metavar="i/N", help="Every N-th image, from the i-th, kept apart in OUT/shards. The "
-                     "command without --shard brings them together."),
+        click.option("--shard", metavar="i/N", help="The i-th of N equal parts of the images, kept apart in "
+                     "OUT/shards. The command without --shard brings them together."),
     ):  # fmt: skip
         function = option(function)
     return function
@@ -41,11 +41,11 @@ def take_scale(settings: dict[str, Any], *, out: Any) -> dict[str, Any]:
 
 def choose_elsewhere(
     opener: Callable[..., Callable[[Sequence[int]], Rows]], arguments: Mapping[str, Any], scale: Mapping[str, Any],
-    *, gpu: bool,
+    *, gpu: bool, chunk: int = 16,
 ) -> Callable[[Sequence[int]], Iterator[Rows]] | None:  # fmt: skip
-    """Return who answers images in place of this process; None if nobody does."""
+    """Return who answers images in place of this process, `chunk` of them a task; None if nobody does."""
     if scale["engine"] == "local":
         return None
     from diffclass.scale import answer_on_ray
 
-    return partial(answer_on_ray, partial(opener, **arguments), workers=scale["workers"], gpus=float(gpu))
+    return partial(answer_on_ray, partial(opener, **arguments), workers=scale["workers"], gpus=float(gpu), chunk=chunk)

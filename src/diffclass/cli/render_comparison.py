@@ -8,7 +8,7 @@ from diffclass.cli.render import table
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["comparison_tables"]
+__all__ = ["comparison_tables", "shard_table"]
 
 
 def comparison_tables(summary: Mapping[str, Any]) -> list["Table"]:
@@ -27,6 +27,16 @@ def comparison_tables(summary: Mapping[str, Any]) -> list["Table"]:
         made += _analysis(summary["analysis"])
     if summary.get("weighting"):
         made.append(_weighting(summary["weighting"]))
+    return made
+
+
+def shard_table(done: Mapping[str, Any]) -> "Table":
+    """Show how many rows a shard has."""
+    from rich.markup import escape
+
+    made = table("part", "scorer", ">rows", ">failed", title=f"rows of shard {done['shard']}")
+    for one in done["rows"]:
+        made.add_row(escape(one["part"]), escape(one["scorer"]), f"{one['n_rows']:,}", f"{one['n_failed']:,}")
     return made
 
 

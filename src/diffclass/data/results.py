@@ -22,7 +22,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
-__all__ = ["ResultFile", "read_results", "versions", "write_json_atomic", "write_text_atomic"]
+__all__ = ["ResultFile", "errors_path", "read_results", "versions", "write_json_atomic", "write_text_atomic"]
 
 _FORMAT = 1
 _NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -242,6 +242,11 @@ def read_results(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[dic
     if None in rows:
         raise ResultError(f"Line {rows.index(None) + 2} of '{source}' is damaged. Delete the line.")
     return _decoded(config), [_decoded(row) for row in rows]
+
+
+def errors_path(folder: Path, id: str) -> Path:
+    """Return where the errors behind a row are kept; named by a hash, so that any id makes a file name."""
+    return folder / "errors" / f"{blake2b(id.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}.npz"
 
 
 def write_json_atomic(path: str | os.PathLike[str], data: object) -> None:

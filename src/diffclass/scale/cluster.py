@@ -5,7 +5,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, final
 
-from diffclass.errors import MissingExtra, RangeError
+from diffclass import errors
+from diffclass.errors import DiffclassError, MissingExtra, RangeError
 
 __all__ = ["answer_on_ray"]
 
@@ -21,11 +22,22 @@ class _Actor:
         import torch
 
         torch.set_num_threads(threads)
-        self._answer = open_()
+        self._answer: Callable[[Sequence[int]], Rows] | None = None
+        self._refusal: DiffclassError | None = None
+        try:
+            self._answer = open_()
+        except DiffclassError as error:  # an actor that cannot start would be started again and again
+            self._refusal = error
 
     def __call__(self, task: Mapping[str, Any]) -> dict[str, Any]:
-        """Answer the images of a task. Rows travel as JSON, so that they arrive as they are."""
-        return {"rows": json.dumps(self._answer(list(task["indices"])))}
+        """Answer the images of a task. Rows travel as JSON, so that they arrive as they are; so do errors of ours."""
+        try:
+            if self._answer is None:
+                assert self._refusal is not None
+                raise self._refusal
+            return {"rows": json.dumps(self._answer(list(task["indices"]))), "error": "", "kind": ""}
+        except DiffclassError as error:
+            return {"rows": "[]", "error": str(error), "kind": type(error).__name__}
 
 
 def answer_on_ray(
@@ -53,6 +65,7 @@ def answer_on_ray(
     Raises:
         MissingExtra: Ray is not installed.
         RangeError: there is no worker.
+        DiffclassError: an actor could not open what it needs, or could not answer; of the kind that it raised.
     """
     if workers is not None and workers < 1:
         raise RangeError(f"The 'workers' parameter of answer_on_ray must be at least 1. Got {workers}.")
@@ -74,10 +87,20 @@ def answer_on_ray(
             compute=ray.data.ActorPoolStrategy(size=workers),
         )  # fmt: skip
         for row in answered.iter_rows():
+            if row["kind"]:
+                raise _raised(row["kind"], row["error"])
             yield json.loads(row["rows"])
     finally:
         if mine:
             ray.shutdown()
+
+
+def _raised(kind: str, message: str) -> DiffclassError:
+    """Return the error that an actor had, one of ours."""
+    found = getattr(errors, kind, None)
+    if isinstance(found, type) and issubclass(found, DiffclassError):
+        return found(message)
+    return DiffclassError(message)
 
 
 def _ray() -> Any:

@@ -23,7 +23,7 @@ from diffclass.stats.metric import (
     nll,
     top,
 )
-from diffclass.stats.paired import Difference, delong, mcnemar, paired_bootstrap
+from diffclass.stats.paired import Difference, clustered_difference, delong, mcnemar, paired_bootstrap
 from diffclass.stats.selective import (
     RiskCoverage,
     augrc,
@@ -59,6 +59,7 @@ __all__ = [
     "brier",
     "calibration_gaps",
     "clopper_pearson",
+    "clustered_difference",
     "clustered_mean",
     "clustered_proportion",
     "coverage_at_risk",

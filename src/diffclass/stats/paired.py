@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float, Int, Num
 from numpy import ndarray
 
 from diffclass.errors import InputError
-from diffclass.stats.interval import bootstrap, wilson
+from diffclass.stats.interval import Estimate, bootstrap, clustered_proportion, wilson
 from diffclass.stats.metric import macro_area
 
-__all__ = ["Difference", "delong", "mcnemar", "paired_bootstrap"]
+__all__ = ["Difference", "clustered_difference", "delong", "mcnemar", "paired_bootstrap"]
 
 Answers = Num[ndarray, "image ..."]
 Statistic = Callable[[ndarray, ndarray], float]
@@ -84,6 +84,45 @@ def mcnemar(first: Bool[ndarray, " image"], second: Bool[ndarray, " image"], *, 
         first=a.value, second=b.value, low=difference - below, high=difference + above,
         p_value=float(binomtest(one, one + other).pvalue) if one + other else 1.0, n=n, confidence=confidence,
         method="exact McNemar, Newcombe's interval",
+    )  # fmt: skip
+
+
+def clustered_difference(
+    first: Num[ndarray, " image"],
+    second: Num[ndarray, " image"],
+    clusters: Num[ndarray, " image"],
+    *,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Estimate how much larger the second of two proportions of the same clustered items is: second - first.
+
+    The interval joins those of both proportions by the correlation of clusters, less what one cluster can make of it,
+    as `mcnemar` does for items. It has a width where all differences are alike, as when one is always right and the
+    other never: an interval from the spread of differences would then be a point.
+
+    Args:
+        first: credit of each item, in [0, 1].
+        second: the same of the other.
+        clusters: items with the same number are not independent of each other.
+        confidence: of the interval.
+
+    Source:
+        Newcombe 1998, method 10; Zou and Donner 2008 (any intervals of two proportions, joined by their correlation).
+    """
+    _length(first, second, clusters)
+    a, b = (clustered_proportion(credit, clusters, confidence=confidence) for credit in (first, second))
+    _, index = np.unique(clusters, return_inverse=True)
+    x, y = (np.bincount(index, weights=credit - credit.mean()) for credit in (first, second))
+    product, covariance = float((x**2).sum() * (y**2).sum()), float((x * y).sum())
+    correction = float((np.bincount(index) ** 2).mean()) / 2
+    covariance = max(covariance - correction, 0.0) if covariance > 0 else covariance
+    phi = covariance / np.sqrt(product) if product > 0 else 0.0
+    below = _joined(b.value - b.low, a.high - a.value, phi)
+    above = _joined(a.value - a.low, b.high - b.value, phi)
+    difference = b.value - a.value
+    return Estimate(
+        value=difference, low=max(-1.0, difference - below), high=min(1.0, difference + above), n=len(first),
+        confidence=confidence, method=f"Newcombe over {len(x)} clusters",
     )  # fmt: skip
 
 

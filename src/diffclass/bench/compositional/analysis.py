@@ -22,6 +22,8 @@ def analyse(
 ) -> dict[str, Any]:
     """Look behind the answers of a run: into the embeddings of each CLIP, and the errors of each diffusion model.
 
+    What failed in the run is left out.
+
     Figures: OUT/embeddings.png (t-SNE, a column for each CLIP) and OUT/margins.png.
 
     Args:
@@ -36,8 +38,11 @@ def analyse(
         {"embeddings": by scorer: similarities by tag and the probe of relations, "margins": by scorer and part,
         "figures": paths}.
     """
+    clips = {scorer.name for scorer in scorers if isinstance(scorer, ClipScorer)}
+    broken = {row["image"] for (name, _), found in rows.items() if name in clips for row in found if "error" in row}
     whole = [part for part in parts if not part.boxes]
-    items = list({(i.image, i.candidates): i for part in whole for i in part.items}.values())
+    items = [item for part in whole for item in part.items if item.image.as_posix() not in broken]
+    items = list({(item.image, item.candidates): item for item in items}.values())
     embedded: list[Embedded] = []
     found: dict[str, Any] = {"embeddings": {}, "margins": {}, "figures": []}
     for scorer in scorers:
@@ -45,7 +50,7 @@ def analyse(
             embedded.append(embed(scorer, items, crop=crop))
             found["embeddings"][scorer.name] = {
                 "similarities": similarities(embedded[-1], items),
-                "probe": probe_relation(embedded[-1], whole, seed=seed),
+                "probe": probe_relation(embedded[-1], items, seed=seed),
             }
         if isinstance(scorer, DiffusionScorer):
             distance = _objective(scorer).distance

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from itertools import combinations
 from random import Random
-from typing import Literal
 
 from diffclass.bench.compositional.concepts import (
     CLASSES,
@@ -28,11 +27,9 @@ __all__ = [
     "SHAPE_SWAP",
     "TAGS",
     "TARGET",
-    "Setting",
     "candidates_of",
 ]
 
-Setting = Literal["zsl", "gzsl"]
 SETTINGS = ("zsl", "gzsl")
 TARGET, RANDOM = "target", "random"
 COLOUR_SWAP, SHAPE_SWAP = "colour swap", "shape swap"  # right but for its colour, right but for its shape

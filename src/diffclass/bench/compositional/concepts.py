@@ -25,6 +25,7 @@ __all__ = [
     "object_caption",
     "paraphrases",
     "relation_caption",
+    "scene_of",
 ]
 
 TASKS = ("single", "pair", "relation", "depth")
@@ -162,6 +163,21 @@ def paraphrases(concept: Concept, task: str, split: str) -> tuple[Concept, ...]:
     first, second = (concept.fields[name] for name in ("first", "second"))
     key = f"{second}_{OPPOSITE[concept.relation]}_{first}"
     return tuple(one for one in concepts(task, split) if one.key == key)
+
+
+def scene_of(key: str) -> str:
+    """Return the key by which a concept of two objects and its view from the other object are one scene.
+
+    Example:
+        >>> scene_of("red_sphere_blue_cube"), scene_of("sphere_right_cube"), scene_of("blue_cube")
+        ('blue_cube_red_sphere', 'cube_left_sphere', 'blue_cube')
+    """
+    match key.split("_"):
+        case [colour, shape, other_colour, other_shape]:
+            return min(key, f"{other_colour}_{other_shape}_{colour}_{shape}")
+        case [first, relation, second] if relation in OPPOSITE:
+            return min(key, f"{second}_{OPPOSITE[relation]}_{first}")
+    return key
 
 
 def _single(name: str) -> Concept:

@@ -13,7 +13,6 @@ from numpy import ndarray
 from diffclass.bench.compositional.counting import numbered
 from diffclass.bench.compositional.encoders import ClipScorer
 from diffclass.bench.compositional.item import Item
-from diffclass.bench.compositional.part import Part
 from diffclass.bench.compositional.picture import Crop, open_picture
 from diffclass.stats.interval import clustered_mean, clustered_proportion
 
@@ -117,7 +116,7 @@ def parse_relation(caption: str) -> tuple[str, str, str] | None:
     return None if found is None else (found["first"], found["relation"], found["second"])
 
 
-def probe_relation(embedded: Embedded, parts: Sequence[Part], *, seed: int = 0) -> dict[str, Any] | None:
+def probe_relation(embedded: Embedded, items: Sequence[Item], *, seed: int = 0) -> dict[str, Any] | None:
     """Ask a linear classifier for the relation of two objects, from the picture's embedding alone.
 
     For each pair of objects it learns on which side the first of them by the alphabet is, and is judged on other
@@ -131,7 +130,7 @@ def probe_relation(embedded: Embedded, parts: Sequence[Part], *, seed: int = 0) 
         Alain and Bengio 2017 (arXiv:1610.01644), linear probes.
     """
     sides: dict[str, dict[str, str]] = defaultdict(dict)
-    for item in (item for part in parts for item in part.items):
+    for item in items:
         relation = parse_relation(item.candidates[item.target].caption)
         if relation is None:
             continue

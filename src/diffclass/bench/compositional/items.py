@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from diffclass.bench.compositional.candidates import Setting, candidates_of
-from diffclass.bench.compositional.concepts import FOLDERS, check_task, concepts
+from diffclass.bench.compositional.candidates import candidates_of
+from diffclass.bench.compositional.concepts import FOLDERS, check_task, concepts, scene_of
 from diffclass.bench.compositional.item import Candidate, Item
 from diffclass.bench.compositional.rendered import METADATA, RUN_FILE, metadata_rows
 from diffclass.data.formats import PICTURES, listed
@@ -13,14 +13,15 @@ from diffclass.errors import InputError
 __all__ = ["read_items"]
 
 
-def read_items(directory: Path, *, task: str, split: str, setting: Setting, seed: int = 0) -> list[Item]:
+def read_items(directory: Path, *, task: str, split: str, setting: str, seed: int = 0) -> list[Item]:
     """Read the pictures of a split, each with its candidates.
 
     The folder is one that `diffclass data concept-binding` made, or has the authors' layout: train, ID_val, ID_test,
     OOD_val and OOD_test (in any case), in them a folder for each class ("blue cube"), ordered pair
     ("blue_cube_red_sphere/blue cube") or relation ("cube_left_cone/cube left cone", or "cube left cone" alone). The
-    splits may be in the folder itself or in one named by the task. A picture of a pair is an item for each order in
-    which it is listed, with the same cluster.
+    splits may be in the folder itself or in one named by the task. A picture of two objects is an item for each order
+    in which it is listed, with the same cluster. In the authors' layout, pictures of one name in the folders of both
+    orders are taken for the same: where they are not, intervals are somewhat wide.
 
     Args:
         directory: of the data set.
@@ -83,6 +84,4 @@ def _rows(folder: Path, task: str) -> Iterator[tuple[Path, str, str]]:
         if not parts:
             raise InputError(f"The picture '{image}' must be in the folder of its class.")
         key = parts[0] if task == "pair" else parts[-1].replace(" ", "_")
-        words = key.split("_")
-        scene = "_".join(sorted(("_".join(words[:2]), "_".join(words[2:])))) if task == "pair" else key
-        yield image, key, f"{scene}/{image.name}"
+        yield image, key, f"{scene_of(key)}/{image.name}"

@@ -11,12 +11,13 @@ import numpy as np
 from jaxtyping import Float32, Float64
 from numpy import ndarray
 
-from diffclass.bench.compositional.comparing import errors_path
 from diffclass.bench.compositional.counting import numbered
+from diffclass.data.results import errors_path
 from diffclass.decide.weighting import learn_weight
 from diffclass.errors import InputError, ResultError
 from diffclass.evidence import ErrorMatrices, Objective
 from diffclass.stats.interval import clustered_mean, clustered_proportion
+from diffclass.stats.paired import clustered_difference
 
 __all__ = ["Kept", "learned_weighting", "margins", "read_kept"]
 
@@ -163,7 +164,7 @@ def learned_weighting(
         "n_left_out": len(kept) - len(used),
         "own": asdict(clustered_proportion(right[0], held)),
         "learned": asdict(clustered_proportion(right[1], held)),
-        "gain": asdict(clustered_mean(right[1] - right[0], held)),
+        "gain": asdict(clustered_difference(right[0], right[1], held)),
         "log_sigma": list(found.log_sigma),
         "log_ratio": list(found.log_ratio),
         "told": found.told,

@@ -1,15 +1,14 @@
 """The tasks of concept binding as parts: tasks x splits x settings."""
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
+from diffclass.bench.compositional.candidates import SETTINGS
+from diffclass.bench.compositional.items import read_items
 from diffclass.bench.compositional.part import Part
 from diffclass.errors import InputError
 
-__all__ = ["SETTINGS", "protocol_parts"]
-
-SETTINGS = ("zsl", "gzsl")
+__all__ = ["protocol_parts"]
 
 
 def protocol_parts(
@@ -43,7 +42,6 @@ def protocol_parts(
             raise InputError(f"There must be at least one {name}. Got none.")
     if unknown := [setting for setting in settings if setting not in SETTINGS]:
         raise InputError(f"The 'setting' must be zsl or gzsl. Got {unknown[0]!r}.")
-    read_items = import_module("diffclass.bench.compositional.items").read_items
     return [
         Part(
             name=f"{task}.{split}.{setting}",

@@ -12,7 +12,7 @@ from diffclass.bench.compositional.part import Part
 from diffclass.errors import InputError
 from diffclass.stats.interval import Estimate
 
-__all__ = ["summarise"]
+__all__ = ["shard_summary", "summarise"]
 
 FORMAT = 1
 
@@ -45,6 +45,24 @@ def summarise(parts: Sequence[Part], rows: Rows, *, seed: int = 0) -> dict[str, 
             for id, error in tally.failures
         ],
     }
+
+
+def shard_summary(rows: Rows, shard: str) -> dict[str, Any]:
+    """Say what a shard has done, which says nothing of scorers: its items are no sample of whole clusters.
+
+    Args:
+        rows: as `compare` returns them.
+        shard: "1/16".
+
+    Returns:
+        {"shard": "1/16", "rows": [{"scorer", "part", "n_rows", "n_failed"}, ...]}, without parts it has no item of.
+    """
+    counted = [
+        {"scorer": scorer, "part": part, "n_rows": len(found), "n_failed": sum("error" in row for row in found)}
+        for (scorer, part), found in rows.items()
+        if found
+    ]
+    return {"format": FORMAT, "shard": shard, "rows": counted}
 
 
 def _counted(part: Part, tally: Tally, seed: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffclass.bench.compositional.benchmarks.source import image_of, pair_item, read_file, read_lines, texts
+from diffclass.bench.compositional.concepts import scene_of
 from diffclass.bench.compositional.item import Candidate, Item
 from diffclass.bench.compositional.part import Part
 from diffclass.errors import InputError
@@ -186,10 +187,10 @@ def read_cobi(path: Path) -> list[Part]:
             )
         tags = _pair_tags(file.stem, names)
         candidates = tuple(Candidate(c, t, seen=False) for c, t in zip(captions, tags, strict=True))
-        pair = "+".join(sorted(file.stem.split("_")))  # the same pictures serve both orders
+        scene = scene_of(file.stem)  # the same pictures serve both orders
         for picture in pictures:
             key = picture.relative_to(path).as_posix()
-            items.append(Item(key, picture, candidates, 0, "cobi", path.name, f"{pair}/{picture.name}"))
+            items.append(Item(key, picture, candidates, 0, "cobi", path.name, f"{scene}/{picture.name}"))
     if not items:
         raise InputError(f"'{path}' holds no PAIR.csv with a folder PAIR beside it.")
     return [Part(name="cobi", items=tuple(items), setting="cobi")]
