@@ -180,14 +180,11 @@ def run_recipe(
         report(progress)
         every = recipe.train.validate_every
         if every and progress.step % every == 0 and progress.step < progress.steps:
-            subset = TrainingSet(
-                images=validation.images[: recipe.train.validation_images],
-                labels=validation.labels[: recipe.train.validation_images],
-            )
-            classifier = _classifier(average, recipe, space, classes)
-            figures = _figures(_measure(classifier, subset, lambda line: None))
-            accuracy = figures["accuracy"]["value"]
-            note(f"step {progress.step}: validation accuracy {accuracy:.4f} (n={len(subset.labels)})")
+            n = recipe.train.validation_images
+            subset = TrainingSet(images=validation.images[:n], labels=validation.labels[:n])
+            measured = _measure(_classifier(average, recipe, space, classes), subset, lambda line: None)
+            found = _figures(measured)["accuracy"]["value"]
+            note(f"step {progress.step}: validation accuracy {found:.4f} (n={len(subset.labels)})")
 
     out.mkdir(parents=True, exist_ok=True)
     average, seconds = train_network(
