@@ -52,6 +52,6 @@ def test_documented_commands_are_there(page: str) -> None:
 
 
 def test_what_is_not_there_is_found() -> None:
-    for text in ("clasify photo.jpg", "classify photo.jpg --labls cat,dog"):
+    for text in ("guess photo.jpg", "classify photo.jpg --names cat,dog"):
         with pytest.raises(click.UsageError):
             parse(text)

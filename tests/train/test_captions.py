@@ -14,6 +14,7 @@ from diffclass.denoisers.text_to_image.pixels import small_tokenizer
 from diffclass.errors import ConditionError, ConfigError, UnsupportedModel
 from diffclass.train import Recipe, load_recipe, run_recipe
 from diffclass.train.captioned import CaptionedNetwork
+from diffclass.train.crew import Crew
 from diffclass.train.loop import TrainingSet, _one_step, _Run
 from diffclass.train.network import build_network
 
@@ -88,7 +89,7 @@ def test_the_text_encoder_learns_too() -> None:
     space = Space(channels=1, height=8, width=8, patch=2, data_std=0.6)
     network = build_network(recipe.network, space, 10, recipe.captions(NAMES))
     assert isinstance(network, CaptionedNetwork)
-    run = _Run(network, recipe.train, torch.device("cpu"))
+    run = _Run(network, recipe.train, torch.device("cpu"), Crew())
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     data = TrainingSet(images=torch.rand(32, 1, 8, 8), labels=torch.arange(32) % 10)
     for _ in range(3):

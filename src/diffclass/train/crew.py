@@ -87,4 +87,5 @@ def assemble(device: str) -> tuple[Crew, torch.device]:
     from accelerate import PartialState
 
     state = PartialState(cpu=device == "cpu")
+    assert state.device is not None
     return Crew(state.process_index, state.num_processes), state.device
