@@ -1,13 +1,13 @@
 # make setup    .venv with diffclass and its tools
 # make demo     classify the packaged pictures; draws out/demo/demo.png
-# make test     the checks and every test, JOBS (2) at a time
+# make test     the checks and every test; JOBS=2 runs two at a time
 # make check    formatting, lint, layers, types, spelling
 # make docs     the documentation site in build/site: tutorials are run, links checked
 # make dist     sdist and wheel in dist/, the wheel installed and used outside the checkout
 # make format   rewrite the sources in the house style
 
 BIN := .venv/bin
-JOBS := 2
+JOBS := 0
 
 .PHONY: setup demo test check docs dist format lint clean
 
