@@ -28,6 +28,8 @@ from diffclass.train.run import describe, pixel_std, rounded_denoiser, training_
 
 __all__ = ["caption_table", "load_captioned", "run_captioned", "split_captions"]
 
+_PICTURE_BATCH = 16  # evaluations: a race of two captions of one picture fills no more
+
 Report = Callable[[Progress], None]
 Note = Callable[[str], None]
 
@@ -150,7 +152,8 @@ def _prefers(denoiser: Denoiser, resize: Any) -> Callable[[Item, tuple[str, str]
     """Return what tells whether a picture is denoised better under the first of two captions."""
 
     def prefers(item: Item, texts: tuple[str, str]) -> bool:
-        classifier = DiffusionClassifier(denoiser=denoiser, prompts=Prompts(classes=texts, texts=(texts,)))
+        prompts = Prompts(classes=texts, texts=(texts,))
+        classifier = DiffusionClassifier(denoiser=denoiser, prompts=prompts, batch_size=_PICTURE_BATCH)
         picture = item.load(denoiser.space.image_shape, resize=resize)
         return classifier.classify(picture[None])[0].label == texts[0]
 
